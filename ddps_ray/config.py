@@ -1,0 +1,330 @@
+"""One frozen, strict Recipe for a run: read from a YAML file, overridden key by key, checked before any work starts."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from ddps_ray.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Data(Section):
+    """The data set, and how `index` lists it."""
+
+    root: str
+    """Folder or URI of an ImageFolder: `<root>/<split>/<class>/<image>`."""
+    train: str = "train"
+    """Split that is scored and distilled."""
+    val: str | None = "val"
+    """Split on which students are tested; null where there is none."""
+    classes: str | None = None
+    """CSV with a header and at least two columns: class id, class name. By default a wnid gets its ImageNet name, and
+    any other folder its own name."""
+
+
+class Model(Section):
+    """The Stable Diffusion checkpoint that judges."""
+
+    path: str
+    """Folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler), or a Hub name; `pretrained` means
+    what `ddps pretrain` made in this run directory, `quickstart` the small model that comes with the package."""
+    revision: str | None = None
+    """Commit of a Hub model."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of U-Net and VAE; errors and their means are float32 always."""
+
+
+class Score(Section):
+    """Stage I: where an image is most typical of its class (paper, section 3.2)."""
+
+    RUNTIME: ClassVar[frozenset[str]] = frozenset({"batch", "micro_batch", "rows_per_shard", "actors", "gpus"})
+    """Fields that change how fast a score comes, not what it is."""
+
+    size: PositiveInt = 256
+    """Pixels of the image's shorter edge when it is scored."""
+    patch: PositiveInt | Literal["full"] = 224
+    """Side of a patch in pixels of the scaled image; `full` takes the whole image (CIFAR, Tiny ImageNet)."""
+    max_aspect: PositiveFloat = 8.0
+    """An image whose long edge is more than this many short edges goes to quarantine."""
+    pairs: PositiveInt = 10
+    """N: pairs of noise and time step for each image, the same for both prompts."""
+    timesteps: tuple[int, int] = (100, 700)
+    """Time steps are drawn from [first, second)."""
+    prompt: str = "An image of {}"
+    """Prompt c; {} is the class name."""
+    null_prompt: str = "An image of ."
+    """Prompt ∅."""
+    dift_timestep: PositiveInt = 161
+    """Time step of the diffusion feature."""
+    dift_block: int = Field(default=1, ge=0)
+    """U-Net up-block that gives the diffusion feature."""
+    dift_input: Literal["patch", "image"] = "patch"
+    """Embed the cropped patch by itself, or crop the feature map of the whole image."""
+    store_map: bool = True
+    """Keep the typicality map of each image."""
+    store_terms: bool = False
+    """Keep the N maps and time steps that the map is the mean of."""
+    batch: PositiveInt = 16
+    """Images an actor takes at a time."""
+    micro_batch: PositiveInt = 64
+    """Latents in one call of the U-Net."""
+    rows_per_shard: PositiveInt = 256
+    """Images in one committed file: what a kill can cost an actor."""
+    actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
+    """Scoring actors, fixed or (least, most); by default one a GPU, or one on a machine without GPUs."""
+    gpus: float | None = Field(default=None, ge=0)
+    """GPUs an actor; by default 1 if the cluster has any, else 0."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        first, second = self.timesteps
+        if not 0 <= first < second <= 1000:
+            raise ValueError("timesteps must be two numbers with 0 <= first < second <= 1000")
+        if "{}" not in self.prompt:
+            raise ValueError("prompt must contain {} where the class name goes")
+        if self.patch != "full" and self.patch > self.size:
+            raise ValueError(f"patch ({self.patch}) must not be larger than size ({self.size})")
+        return self
+
+
+class DistilledSet(Section):
+    """One distilled set: how to select, from which classes, at which sizes."""
+
+    selector: Literal["ddps", "random"] = "ddps"
+    """`ddps`: Stage II of the paper; `random`: random patches of random images, same budget and composition."""
+    ipc: tuple[PositiveInt, ...] = (10,)
+    """Images per class."""
+    classes: tuple[str, ...] | None = None
+    """Class ids of a subset; null takes all."""
+    seed: int = 0
+    """Seed of k-means, or of the random choice."""
+
+
+class Distill(Section):
+    """Stage II: which patches make the set (paper, sections 3.3 and 3.4)."""
+
+    sets: dict[str, DistilledSet] = {"ddps": DistilledSet()}
+    """The sets by name; all come from the same scores."""
+    clusters: PositiveInt = 32
+    """M: k-means centres a class."""
+    top_clusters: PositiveInt = 10
+    """N: clusters from which patches are taken."""
+    mosaic_up_to: int = Field(default=10, ge=0)
+    """Largest IPC at which an image is a mosaic of four patches."""
+    size: PositiveInt = 224
+    """Side in pixels of a distilled image."""
+    format: Literal["png", "jpg"] = "png"
+    """File format of a distilled image."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.size % 2:
+            raise ValueError("size must be even, to hold a mosaic of two by two")
+        for name in self.sets:
+            if not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f"set name {name!r} may have letters, digits, - and _ only")
+        return self
+
+
+class Student(Section):
+    """A network trained on a distilled set, or the teacher."""
+
+    arch: str
+    """`convnet<d>` (d blocks of 3×3 convolution, BatchNorm, ReLU, pooling), `resnet18_small` (RDED's for at most
+    64 px), or a timm model name."""
+    width: PositiveInt = 128
+    """Channels of a ConvNet; other networks ignore it."""
+    lr: PositiveFloat | None = None
+    """Learning rate; by default RDED's for the architecture."""
+
+
+class Teacher(Section):
+    """The fixed classifier whose soft labels teach the students."""
+
+    model: Student = Student(arch="resnet18")
+    """Its architecture."""
+    weights: Literal["trained", "timm"] = "timm"
+    """`timm`: published ImageNet-1K weights, the head sliced to the subset; `trained`: `ddps teacher` trains it on the
+    training split."""
+    epochs: PositiveInt = 60
+    """Epochs of that training."""
+    batch: PositiveInt = 128
+    """Its batch size."""
+    lr: PositiveFloat = 1e-3
+    """Its peak learning rate (AdamW, cosine to zero)."""
+    crop_scale: tuple[Fraction, Fraction] = (0.25, 1.0)
+    """Area of its random crops, so that it knows patches too."""
+    seed: int = 0
+    """Seed of its initial weights and batches."""
+
+
+class Evaluate(Section):
+    """Training of students on the distilled sets (RDED's protocol)."""
+
+    size: PositiveInt = 224
+    """Side in pixels of what teacher and students see."""
+    students: tuple[Student, ...] = (Student(arch="resnet18"),)
+    """Networks to train from scratch."""
+    sets: tuple[str, ...] | None = None
+    """Names of distilled sets; null takes all."""
+    ipc: tuple[PositiveInt, ...] | None = None
+    """IPCs to evaluate; null takes all that the sets have."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One student for each."""
+    epochs: PositiveInt = 300
+    """Passes over the distilled set."""
+    batch: PositiveInt | None = None
+    """Batch size; by default RDED's for the IPC and the number of classes."""
+    temperature: PositiveFloat = 20.0
+    """Softmax temperature of both sides of the KL divergence."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay on weights of more than one dimension."""
+    cutmix: bool = True
+    """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
+    workers: PositiveInt = 1
+    """Ray Train workers a student."""
+
+
+class Pretrain(Section):
+    """Training of a small latent diffusion model, for data that Stable Diffusion does not know."""
+
+    size: PositiveInt = 64
+    """Side in pixels of the square training images."""
+    latent_channels: PositiveInt = 4
+    """Channels of a latent."""
+    vae_channels: tuple[PositiveInt, ...] = (8, 16, 32)
+    """Channels of the VAE's levels; each level after the first halves the side."""
+    unet_channels: tuple[PositiveInt, ...] = (48, 96)
+    """Channels of the U-Net's levels; the last one has the cross-attention."""
+    text_width: PositiveInt = 64
+    """Width of the CLIP text encoder."""
+    text_layers: PositiveInt = 2
+    """Its layers."""
+    vae_steps: PositiveInt = 1000
+    """Training steps of the VAE."""
+    unet_steps: PositiveInt = 5000
+    """Training steps of the U-Net and the text encoder."""
+    vae_batch: PositiveInt = 16
+    """Images in a step of the VAE."""
+    unet_batch: PositiveInt = 64
+    """Latents in a step of the U-Net."""
+    vae_lr: PositiveFloat = 2e-3
+    """Peak learning rate of the VAE."""
+    unet_lr: PositiveFloat = 1e-3
+    """Peak learning rate of the U-Net (AdamW, warm-up, cosine)."""
+    null_fraction: Fraction = 0.3
+    """Share of the training in which the class is dropped from the prompt."""
+    focus: Fraction = 0.9
+    """Share of the training at time steps of `score.timesteps`, where the model will be asked; the rest is at all."""
+    ema: Fraction = 0.999
+    """Decay of the running mean of the weights that is kept in the end."""
+    flip: bool = True
+    """Mirror half of the images."""
+    checkpoint_every: PositiveInt = 250
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Seed of weights, noise and batches."""
+    workers: PositiveInt = 1
+    """Ray Train workers."""
+
+
+class Report(Section):
+    """The HTML page."""
+
+    title: str = "Distilled by diffusion-driven patch selection"
+    """Its heading."""
+    boxes: str | None = None
+    """CSV with image_id, left, top, right, bottom (right and bottom exclusive, in pixels of the original): true object
+    boxes, against which the chosen patches are measured; null where there are none."""
+    classes: PositiveInt = 10
+    """Classes shown in full."""
+
+
+class Recipe(Section):
+    """All settings of a run."""
+
+    run_dir: str
+    """Folder or URI that the run's files go to."""
+    seed: int = 0
+    """Seed of the noise and time steps of scoring, with each image's id."""
+    address: str | None = None
+    """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""
+    data: Data
+    model: Model
+    score: Score = Score()
+    distill: Distill = Distill()
+    teacher: Teacher = Teacher()
+    evaluate: Evaluate = Evaluate()
+    pretrain: Pretrain = Pretrain()
+    report: Report = Report()
+
+    @model_validator(mode="after")
+    def _sets_exist(self) -> Self:
+        for name in self.evaluate.sets or ():
+            if name not in self.distill.sets:
+                raise ValueError(f"evaluate.sets names {name!r}, which is not in distill.sets")
+        return self
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: `section.key=value` strings, values in YAML; they win over the file.
+
+    Raises:
+        UserError: The file cannot be read, or a key is unknown or its value impossible; the message names it.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a recipe is a mapping of sections")
+    for override in overrides or []:
+        _set(values, override)
+    return parse(values, str(path))
+
+
+def parse(values: dict[str, Any], source: str) -> Recipe:
+    """Checks a recipe given as plain values; `source` names it in an error."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        said = {"extra_forbidden": "no such key", "missing": "is required"}.get(first["type"], first["msg"])
+        got = (
+            ""
+            if first["type"] in ("missing", "extra_forbidden") or isinstance(first["input"], dict)
+            else f" (got {first['input']!r})"
+        )
+        raise UserError(f"{source}: {key or 'recipe'}: {said.removeprefix('Value error, ')}{got}") from error
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override}: write section.key=value")
+    *sections, name = key.split(".")
+    for section in sections:
+        inner = values.setdefault(section, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {override}: {section} is not a section")
+        values = inner
+    try:
+        values[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not YAML") from error

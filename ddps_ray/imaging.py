@@ -1,0 +1,75 @@
+"""Image bytes to upright RGB at the size at which they are scored; what cannot be used is a BadImage with a reason."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ddps_ray.errors import BadImage
+
+Image.MAX_IMAGE_PIXELS = 100_000_000
+_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decodes an image: the first frame, turned upright by its EXIF orientation, as 8-bit RGB.
+
+    Sixteen-bit grey is scaled to eight bits; transparency is laid on white.
+
+    Raises:
+        BadImage: Empty, truncated, not an image, or more pixels than `Image.MAX_IMAGE_PIXELS`.
+    """
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", message=".*Palette images with Transparency.*")
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return _rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise BadImage("not an image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+    except (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, TypeError, MemoryError) as error:
+        raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def scale(image: Image.Image, size: int, multiple: int, max_aspect: float) -> Image.Image:
+    """Resizes an image so that its shorter edge is `size`, keeping the ratio; the longer edge is rounded to a multiple.
+
+    Args:
+        image: Any size.
+        size: Pixels of the shorter edge.
+        multiple: The VAE's scale factor: each latent position stands for `multiple`×`multiple` whole pixels.
+        max_aspect: Largest ratio of the edges.
+
+    Raises:
+        BadImage: The ratio is larger.
+    """
+    short, long = sorted(image.size)
+    if long > max_aspect * short:
+        raise BadImage(f"aspect ratio {long / short:.1f} is over {max_aspect:g}")
+    long = max(size, round(size * long / short / multiple) * multiple)
+    wide = image.width >= image.height
+    return image.resize((long, size) if wide else (size, long), Image.Resampling.BICUBIC)
+
+
+def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:
+    """Cuts a box (left, top, width, height) out of an image and resizes it to `size`×`size`."""
+    left, top, width, height = box
+    patch = image.crop((left, top, left + width, top + height))
+    return patch if patch.size == (size, size) else patch.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN_BIT:
+        levels = np.asarray(image).astype(np.float64) / 257
+        image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, layer)
+    return image.convert("RGB")

@@ -1,0 +1,1 @@
+"""The stages as Ray jobs: the only modules that import ray."""

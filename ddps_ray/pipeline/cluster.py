@@ -1,0 +1,37 @@
+"""Joining or starting Ray, the same way for every stage."""
+
+import logging
+import os
+
+import ray
+
+from ddps_ray.config import Recipe
+from ddps_ray.errors import UserError
+
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+
+
+def connect(recipe: Recipe) -> None:
+    """Joins the cluster of the recipe or of the submitted job, or starts Ray on this machine; once a process.
+
+    Raises:
+        UserError: No cluster answers at the recipe's address.
+    """
+    if ray.is_initialized():
+        return
+    address = recipe.address or os.environ.get("RAY_ADDRESS")
+    quiet = {"log_to_driver": True, "logging_level": logging.WARNING}
+    if address is None:
+        ray.init(include_dashboard=False, **quiet)
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError) as error:
+            raise UserError(f"address: no Ray cluster answers at {address}") from error
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+
+
+def gpus() -> float:
+    """GPUs that the cluster has now."""
+    return float(ray.cluster_resources().get("GPU", 0))

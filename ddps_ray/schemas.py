@@ -1,0 +1,131 @@
+"""Every Parquet file that one stage writes and another reads: column by column, checked at each write."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+MANIFEST = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),  # path inside the data set; the same on every machine
+        pa.field("uri", pa.string(), nullable=False),  # where the bytes are
+        pa.field("class_id", pa.string(), nullable=False),  # folder name, e.g. a wnid
+        pa.field("class_text", pa.string(), nullable=False),  # what the prompt calls the class
+        pa.field("label", pa.int32(), nullable=False),  # index of class_id among the data set's sorted class ids
+        pa.field("split", pa.string(), nullable=False),  # name of the split folder
+    ]
+)
+
+QUARANTINE = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),  # the stage that gave the image up
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+DISTILLED = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),  # path of the distilled image inside its set
+        pa.field("slot", pa.int32(), nullable=False),  # 0 for a single patch; 0..3 row by row in a mosaic of four
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("class_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),  # the data set's label, whatever the subset
+        pa.field("left", pa.int32(), nullable=False),  # patch box in pixels of the scaled image
+        pa.field("top", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("scaled_width", pa.int32(), nullable=False),  # the scaled image's size, in which the box is given
+        pa.field("scaled_height", pa.int32(), nullable=False),
+        pa.field("typicality", pa.float32(), nullable=False),  # T of the image's most typical patch
+        pa.field("cluster", pa.int32()),  # rank of its cluster by median T, 0 the most typical; null if not clustered
+        pa.field("rank", pa.int32()),  # rank inside its cluster by distance to the centroid, 0 the nearest
+        pa.field("reason", pa.string(), nullable=False),  # why it was chosen, in words
+    ]
+)
+
+EVALUATION = pa.schema(
+    [
+        pa.field("set_name", pa.string(), nullable=False),
+        pa.field("selector", pa.string(), nullable=False),
+        pa.field("ipc", pa.int32(), nullable=False),
+        pa.field("teacher", pa.string(), nullable=False),
+        pa.field("student", pa.string(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("images", pa.int32(), nullable=False),  # distilled images trained on
+        pa.field("epochs", pa.int32(), nullable=False),
+        pa.field("accuracy_last", pa.float32(), nullable=False),  # top-1 on the validation split, 0..1: the result
+        pa.field("accuracy_best", pa.float32(), nullable=False),  # best epoch's; chosen on the validation split itself
+        pa.field("best_epoch", pa.int32(), nullable=False),
+        pa.field("accuracy_teacher", pa.float32(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),  # JSON of everything else the number depends on
+    ]
+)
+
+
+def scores(dift_size: int) -> pa.Schema:
+    """Returns the schema of the score shards of a model whose DIFT feature has `dift_size` channels.
+
+    A row whose `error` is set has no other measurement: its image could not be scored. It counts as done.
+    """
+    return pa.schema(
+        [
+            pa.field("image_id", pa.string(), nullable=False),
+            pa.field("uri", pa.string(), nullable=False),
+            pa.field("class_id", pa.string(), nullable=False),
+            pa.field("label", pa.int32(), nullable=False),
+            pa.field("width", pa.int32()),  # original size in pixels, upright
+            pa.field("height", pa.int32()),
+            pa.field("scaled_width", pa.int32()),  # size at which it was scored
+            pa.field("scaled_height", pa.int32()),
+            pa.field("left", pa.int32()),  # most typical patch, in pixels of the scaled image
+            pa.field("top", pa.int32()),
+            pa.field("patch_width", pa.int32()),
+            pa.field("patch_height", pa.int32()),
+            pa.field("typicality", pa.float32()),  # T(p|c) of that patch: high = typical
+            pa.field("typicality_image", pa.float32()),  # T(z|c): mean of the whole map
+            pa.field("map_width", pa.int32()),  # latent size; the map has map_height * map_width values, row by row
+            pa.field("map_height", pa.int32()),
+            pa.field("map", pa.list_(pa.float16())),  # T at every latent position, if score.store_map
+            pa.field("timesteps", pa.list_(pa.int16())),  # the N time steps drawn for this image, if score.store_terms
+            pa.field("terms", pa.list_(pa.float16())),  # N maps, one after the other, if score.store_terms
+            pa.field("dift", pa.list_(pa.float16(), dift_size)),  # spatial mean of the patch's diffusion feature
+            pa.field("error", pa.string()),  # reason why there is no score
+        ]
+    )
+
+
+def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
+    """Builds a table that has exactly this schema.
+
+    Raises:
+        ValueError: A column is missing, unknown, of another type, or null where it may not be.
+    """
+    if set(columns) != set(schema.names):
+        raise ValueError(f"columns {sorted(set(columns) ^ set(schema.names))} do not match the schema")
+    return check(
+        pa.table({name: pa.array(columns[name], field.type) for name, field in _fields(schema)}, schema), schema
+    )
+
+
+def check(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Returns `rows` unchanged if they obey the schema.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if not rows.schema.equals(schema):
+        raise ValueError(f"schema differs: {rows.schema} is not {schema}")
+    for name, field in _fields(schema):
+        if not field.nullable and rows.column(name).null_count:
+            raise ValueError(f"column {name} has {rows.column(name).null_count} nulls and may have none")
+    return rows
+
+
+def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
+    return [(field.name, field) for field in schema]
+
+
+Rows = Callable[[pa.Table], pa.Table]
+"""A Ray Data transformation of Arrow batches."""

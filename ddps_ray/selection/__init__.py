@@ -1,0 +1,1 @@
+"""Stage II: which patches make a distilled set. No Ray here."""

@@ -1,0 +1,1 @@
+"""Data set layouts: from a folder to manifest rows."""

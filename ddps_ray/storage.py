@@ -1,0 +1,189 @@
+"""Files at any URI through pyarrow.fs, written whole or not at all; and a run directory that knows what made it."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from ddps_ray.errors import UserError
+
+RECORD = "run.json"
+_PACKAGES = ("ddps_ray", "ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
+
+
+def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
+    """Splits a local path or URI into its file system and the path inside it; a relative path becomes absolute.
+
+    Raises:
+        UserError: The URI's scheme is not known, or its store cannot be reached.
+    """
+    if "://" not in uri:
+        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+    return filesystem, path
+
+
+def join(uri: str, *parts: str) -> str:
+    """Appends path parts to a URI."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def absolute(uri: str) -> str:
+    """Makes a local path absolute and leaves a URI as it is, so that workers on this machine find the same file."""
+    return uri if "://" in uri else open_uri(uri)[1]
+
+
+def exists(uri: str) -> bool:
+    """Says whether a file or folder is there."""
+    filesystem, path = open_uri(uri)
+    return bool(filesystem.get_file_info(path).type != fs.FileType.NotFound)
+
+
+def read_bytes(uri: str) -> bytes:
+    """Reads a whole file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    filesystem, path = open_uri(uri)
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return bytes(stream.read())
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Writes a whole file atomically, making its folder: a reader sees the old file, or the new one, never a part."""
+    filesystem, path = open_uri(uri)
+    folder, _, name = path.rpartition("/")
+    filesystem.create_dir(folder, recursive=True)
+    if not isinstance(filesystem, fs.LocalFileSystem):  # an object store shows an object only when it is complete
+        with filesystem.open_output_stream(path, compression=None) as stream:
+            stream.write(data)
+        return
+    part = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    Path(part).write_bytes(data)
+    Path(part).replace(path)
+
+
+def write_json(uri: str, value: Any) -> None:
+    """Writes a value as indented JSON, atomically."""
+    write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
+
+
+def write_table(uri: str, rows: pa.Table) -> None:
+    """Writes one Parquet file atomically."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd")
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def list_files(uri: str, recursive: bool = True) -> Iterator[fs.FileInfo]:
+    """Yields the files under a folder, sorted by path; nothing if the folder is not there."""
+    filesystem, path = open_uri(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=recursive, allow_not_found=True))
+    yield from sorted((info for info in found if info.type == fs.FileType.File), key=lambda info: info.path)
+
+
+def remove(uri: str) -> None:
+    """Deletes a folder and all in it, if it is there."""
+    filesystem, path = open_uri(uri)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
+class Run:
+    """A run directory: where each stage's files are, and the record of the settings that made them.
+
+    Attributes:
+        uri: The directory, absolute.
+    """
+
+    def __init__(self, uri: str) -> None:
+        """Opens a run directory, which need not exist yet."""
+        self.uri = absolute(uri)
+
+    def path(self, *parts: str) -> str:
+        """URI of a file or folder of the run."""
+        return join(self.uri, *parts)
+
+    def record(self) -> dict[str, Any]:
+        """Contents of `run.json`; empty stages in a new run.
+
+        Raises:
+            UserError: The directory has files but no record, or an unreadable one: it is not a run's.
+        """
+        if exists(self.path(RECORD)):
+            try:
+                return dict(json.loads(read_bytes(self.path(RECORD))))
+            except ValueError as error:
+                raise UserError(f"{self.path(RECORD)} is not readable as a run's record: {error}") from error
+        if any(True for _ in list_files(self.uri, recursive=False)):
+            raise UserError(f"{self.uri} has files but no {RECORD}: it is not a run directory; name another in run_dir")
+        return {"stages": {}, "versions": {name: version(name) for name in _PACKAGES}}
+
+    def claim(self, stage: str, settings: dict[str, Any]) -> bool:
+        """Reserves a stage for these settings and says whether it has finished with them before.
+
+        Args:
+            stage: Name of the stage, e.g. `score` or `distill/ddps/ipc=10`.
+            settings: All that its result depends on, as JSON values.
+
+        Raises:
+            UserError: The stage was begun in this directory with other settings.
+        """
+        record = self.record()
+        settings = json.loads(json.dumps(settings))
+        entry = record["stages"].get(stage)
+        if entry is None:
+            record["stages"][stage] = {"settings": settings, "begun": _now()}
+            write_json(self.path(RECORD), record)
+            return False
+        if changes := list(_differences(entry["settings"], settings)):
+            raise UserError(
+                f"{self.uri} was made by another configuration: {stage}: {'; '.join(changes[:3])}. "
+                "Use another run_dir, or the earlier settings."
+            )
+        return "finished" in entry
+
+    def finish(self, stage: str, summary: dict[str, Any]) -> None:
+        """Records that a claimed stage is complete, with a few figures about it."""
+        record = self.record()
+        record["stages"][stage] |= {"finished": _now(), "summary": summary}
+        write_json(self.path(RECORD), record)
+
+    def summary(self, stage: str) -> dict[str, Any] | None:
+        """The figures of a finished stage, or None if it has not finished."""
+        entry = self.record()["stages"].get(stage, {})
+        return dict(entry["summary"]) if "finished" in entry else None
+
+    def require(self, stage: str, command: str) -> dict[str, Any]:
+        """The figures of a stage that must have finished.
+
+        Raises:
+            UserError: It has not; the message names the command that does it.
+        """
+        summary = self.summary(stage)
+        if summary is None:
+            raise UserError(f"{self.uri} has no finished {stage} stage: run `ddps {command}` first")
+        return summary
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _differences(old: Any, new: Any, key: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    elif old != new:
+        yield f"{key} was {json.dumps(old)}, is now {json.dumps(new)}"
