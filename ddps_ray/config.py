@@ -30,6 +30,12 @@ class Data(Section):
     """CSV with a header and at least two columns: class id, class name. By default a wnid gets its ImageNet name, and
     any other folder its own name."""
 
+    @model_validator(mode="after")
+    def _two_splits(self) -> Self:
+        if self.val == self.train:
+            raise ValueError(f"val must be another split than train ({self.train!r}), or null")
+        return self
+
 
 class Model(Section):
     """The Stable Diffusion checkpoint that judges."""
@@ -165,6 +171,8 @@ class Teacher(Section):
     """Area of its random crops, so that it knows patches too."""
     seed: int = 0
     """Seed of its initial weights and batches."""
+    workers: PositiveInt = 1
+    """Ray Train workers."""
 
 
 class Evaluate(Section):

@@ -4,12 +4,21 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ddps_ray.errors import BadImage
 
 Image.MAX_IMAGE_PIXELS = 100_000_000
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode(data: bytes) -> Image.Image:
@@ -28,7 +37,7 @@ def decode(data: bytes) -> Image.Image:
             warnings.filterwarnings("ignore", message=".*Palette images with Transparency.*")
             image = Image.open(io.BytesIO(data))
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            return _rgb(_upright(image))
     except UnidentifiedImageError as error:
         raise BadImage("not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -62,6 +71,12 @@ def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image
     left, top, width, height = box
     patch = image.crop((left, top, left + width, top + height))
     return patch if patch.size == (size, size) else patch.resize((size, size), Image.Resampling.BICUBIC)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turns an image by its EXIF orientation; ImageOps.exif_transpose fails on other, odd tags, which it rewrites."""
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -100,7 +100,8 @@ def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
     """Builds a table that has exactly this schema.
 
     Raises:
-        ValueError: A column is missing, unknown, of another type, or null where it may not be.
+        ValueError: A column is missing, unknown, or null where it may not be.
+        TypeError: A value has another type; where it cannot be converted to it, ValueError.
     """
     if set(columns) != set(schema.names):
         raise ValueError(f"columns {sorted(set(columns) ^ set(schema.names))} do not match the schema")

@@ -7,15 +7,17 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ddps_ray import __version__
 from ddps_ray.errors import UserError
 
 RECORD = "run.json"
-_PACKAGES = ("ddps_ray", "ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
+_PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
 
 
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
@@ -34,8 +36,11 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def join(uri: str, *parts: str) -> str:
-    """Appends path parts to a URI."""
-    return "/".join([uri.rstrip("/"), *parts])
+    """Appends path parts to a path or URI; in a URI they are percent-encoded, and its query stays at the end."""
+    if "://" not in uri:
+        return "/".join([uri.rstrip("/"), *parts])
+    base, mark, query = uri.partition("?")
+    return "/".join([base.rstrip("/"), *(quote(part, safe="/=") for part in parts)]) + mark + query
 
 
 def absolute(uri: str) -> str:
@@ -79,10 +84,10 @@ def write_json(uri: str, value: Any) -> None:
     write_bytes(uri, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def write_table(uri: str, rows: pa.Table) -> None:
-    """Writes one Parquet file atomically."""
+def write_table(uri: str, rows: pa.Table, row_group: int | None = None) -> None:
+    """Writes one Parquet file atomically, in groups of `row_group` rows; by default in pyarrow's."""
     sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink, compression="zstd")
+    pq.write_table(rows, sink, compression="zstd", row_group_size=row_group)
     write_bytes(uri, sink.getvalue().to_pybytes())
 
 
@@ -121,14 +126,15 @@ class Run:
         Raises:
             UserError: The directory has files but no record, or an unreadable one: it is not a run's.
         """
-        if exists(self.path(RECORD)):
-            try:
-                return dict(json.loads(read_bytes(self.path(RECORD))))
-            except ValueError as error:
-                raise UserError(f"{self.path(RECORD)} is not readable as a run's record: {error}") from error
-        if any(True for _ in list_files(self.uri, recursive=False)):
+        try:
+            if exists(self.path(RECORD)):
+                return _parsed(self.path(RECORD))
+            foreign = any(True for _ in list_files(self.uri, recursive=False))
+        except OSError as error:
+            raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
+        if foreign:
             raise UserError(f"{self.uri} has files but no {RECORD}: it is not a run directory; name another in run_dir")
-        return {"stages": {}, "versions": {name: version(name) for name in _PACKAGES}}
+        return {"stages": {}, "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES}}
 
     def claim(self, stage: str, settings: dict[str, Any]) -> bool:
         """Reserves a stage for these settings and says whether it has finished with them before.
@@ -138,14 +144,17 @@ class Run:
             settings: All that its result depends on, as JSON values.
 
         Raises:
-            UserError: The stage was begun in this directory with other settings.
+            UserError: The stage was begun in this directory with other settings, or the directory is not writable.
         """
         record = self.record()
         settings = json.loads(json.dumps(settings))
         entry = record["stages"].get(stage)
         if entry is None:
             record["stages"][stage] = {"settings": settings, "begun": _now()}
-            write_json(self.path(RECORD), record)
+            try:
+                write_json(self.path(RECORD), record)
+            except OSError as error:
+                raise UserError(f"run_dir: {self.uri} is not writable: {str(error).splitlines()[0]}") from error
             return False
         if changes := list(_differences(entry["settings"], settings)):
             raise UserError(
@@ -175,6 +184,16 @@ class Run:
         if summary is None:
             raise UserError(f"{self.uri} has no finished {stage} stage: run `ddps {command}` first")
         return summary
+
+
+def _parsed(uri: str) -> dict[str, Any]:
+    try:
+        record = json.loads(read_bytes(uri))
+    except ValueError as error:
+        raise UserError(f"{uri} is not readable as a run's record: {error}") from error
+    if not isinstance(record, dict) or "stages" not in record:
+        raise UserError(f"{uri} is not a run's record: it names no stages")
+    return record
 
 
 def _now() -> str:

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 
+from ddps_ray.config import Pretrain
+from ddps_ray.diffusion.saving import save
+from ddps_ray.diffusion.small import build
 from ddps_ray.quickstart.objects import write_image_folder
+from ddps_ray.quickstart.shapes import CLASSES
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,6 +34,16 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in write_image_folder(root, {"train": 12, "val": 6}, seed=0):
         pass
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Stable Diffusion of 4 px a latent position, tiny enough for a test; read only."""
+    folder = tmp_path_factory.mktemp("tiny_sd")
+    sizes = Pretrain(vae_channels=(8, 8, 8), unet_channels=(8, 16), text_width=16, text_layers=1)
+    torch.manual_seed(0)
+    save(build(sizes, ["An image of .", *(f"An image of {name}" for name in CLASSES)]), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

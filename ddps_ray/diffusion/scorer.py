@@ -1,0 +1,196 @@
+"""Scores images: from pixels to typicality map, patch and feature. One object a process; it knows no Ray."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddps_ray.config import Score
+from ddps_ray.diffusion import dift
+from ddps_ray.diffusion.checkpoint import Checkpoint, Geometry
+from ddps_ray.diffusion.noise import draw_noise, draw_pairs
+from ddps_ray.diffusion.prompts import Prompts
+from ddps_ray.diffusion.typicality import Patch, most_typical_patch, typicality_terms
+from ddps_ray.errors import UserError
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image to score.
+
+    Attributes:
+        image_id: Identity from which its noise derives.
+        class_text: Name of its class.
+        pixels_HWC: The scaled image, uint8 RGB; its sides are multiples of the VAE's scale factor.
+    """
+
+    image_id: str
+    class_text: str
+    pixels_HWC: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was measured on an image.
+
+    Attributes:
+        patch: The most typical window, in latent positions.
+        typicality: T of the whole image.
+        terms_NHW: The N maps, float32, whose mean is the typicality map.
+        timesteps_N: Their time steps.
+        dift_D: Spatial mean of the patch's diffusion feature, float32.
+    """
+
+    patch: Patch
+    typicality: float
+    terms_NHW: np.ndarray
+    timesteps_N: np.ndarray
+    dift_D: np.ndarray
+
+    @property
+    def map_HW(self) -> np.ndarray:  # noqa: N802 - shape suffix
+        """The typicality map, float32."""
+        return np.asarray(self.terms_NHW.mean(axis=0))
+
+
+class Scorer:
+    """Stage I of the paper on a loaded checkpoint.
+
+    Attributes:
+        factor: Pixels of the image's side to one latent position.
+        feature_size: Channels of the diffusion feature.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, settings: Score, seed: int) -> None:
+        """Prepares a scorer.
+
+        Raises:
+            UserError: The settings do not suit the model: patch or size not a multiple of the VAE's factor, or no such
+                up-block.
+        """
+        check(checkpoint.geometry, settings)
+        self._checkpoint, self._settings, self._seed = checkpoint, settings, seed
+        self._prompts = Prompts(checkpoint, settings.prompt, settings.null_prompt)
+        self.factor = checkpoint.geometry.factor
+        self.feature_size = checkpoint.geometry.feature_sizes[settings.dift_block]
+
+    def score(self, items: Sequence[Item]) -> list[Scored]:
+        """Scores images of any mix of sizes; a result does not depend on what else is in the batch.
+
+        Returns:
+            One result an item, in the same order.
+        """
+        results: dict[int, Scored] = {}
+        for places in _by_shape(items).values():
+            group = [items[place] for place in places]
+            results.update(zip(places, self._score_alike(group), strict=True))
+        return [results[place] for place in range(len(items))]
+
+    def _score_alike(self, items: list[Item]) -> list[Scored]:
+        latents_NCHW = self._encode(np.stack([item.pixels_HWC for item in items]))
+        shape = latents_NCHW.shape[1:]
+        drawn = [
+            draw_pairs(self._seed, i.image_id, self._settings.pairs, self._settings.timesteps, shape) for i in items
+        ]
+        noise_NCHW = torch.cat([noise for noise, _ in drawn])
+        timesteps_N = torch.cat([steps for _, steps in drawn])
+        terms_NHW = self._terms(items, latents_NCHW, noise_NCHW, timesteps_N)
+        terms = terms_NHW.split(self._settings.pairs)
+        patches = [self._patch(group.mean(0)) for group in terms]
+        features = self._features(items, latents_NCHW, patches)
+        return [
+            Scored(patch, float(group.mean()), group.numpy(), steps.numpy(), feature.numpy())
+            for patch, group, (_, steps), feature in zip(patches, terms, drawn, features, strict=True)
+        ]
+
+    def _terms(self, items: list[Item], latents_NCHW: Tensor, noise_NCHW: Tensor, timesteps_N: Tensor) -> Tensor:
+        """All terms of a group, the U-Net called with at most `micro_batch` latents at a time."""
+        owner_N = torch.arange(len(items)).repeat_interleave(self._settings.pairs)
+        device = self._checkpoint.device
+        classes_NLD = torch.stack([self._prompts.of(item.class_text) for item in items])
+        parts = []
+        for chunk in torch.arange(len(owner_N)).split(max(1, self._settings.micro_batch // 2)):
+            owner = owner_N[chunk].to(device)
+            null_NLD = self._prompts.null_LD.expand(len(chunk), -1, -1)
+            noise, steps = noise_NCHW[chunk].to(device), timesteps_N[chunk].to(device)
+            terms = typicality_terms(self._checkpoint, latents_NCHW[owner], noise, steps, null_NLD, classes_NLD[owner])
+            parts.append(terms.cpu())
+        return torch.cat(parts)
+
+    def _patch(self, map_HW: Tensor) -> Patch:
+        if self._settings.patch == "full":
+            height, width = map_HW.shape
+            return Patch(0, 0, height, width, float(map_HW.mean()))
+        side = self._settings.patch // self.factor
+        return most_typical_patch(map_HW, side, side)
+
+    def _features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
+        cut = {"patch": self._patch_features, "image": self._image_features}[self._settings.dift_input]
+        chunks = torch.arange(len(items)).split(self._settings.micro_batch)
+        return torch.cat([cut([items[i] for i in c], latents_NCHW[c], [patches[i] for i in c]) for c in chunks]).cpu()
+
+    def _patch_features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
+        """Mean feature of each patch, encoded and embedded by itself; N×D."""
+        f = self.factor
+        boxes = [(p.row * f, p.column * f, (p.row + p.height) * f, (p.column + p.width) * f) for p in patches]
+        cuts = [i.pixels_HWC[top:low, left:right] for i, (top, left, low, right) in zip(items, boxes, strict=True)]
+        return self._map_features(items, self._encode(np.stack(cuts))).mean((2, 3))
+
+    def _image_features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
+        """Mean of the whole image's feature map over each patch; N×D."""
+        maps_NDhw = self._map_features(items, latents_NCHW)
+        step = latents_NCHW.shape[2] / maps_NDhw.shape[2]
+        means = []
+        for map_Dhw, patch in zip(maps_NDhw, patches, strict=True):
+            rows = slice(
+                int(patch.row / step), max(int(patch.row / step) + 1, round((patch.row + patch.height) / step))
+            )
+            columns = slice(
+                int(patch.column / step), max(int(patch.column / step) + 1, round((patch.column + patch.width) / step))
+            )
+            means.append(map_Dhw[:, rows, columns].mean((1, 2)))
+        return torch.stack(means)
+
+    def _map_features(self, items: list[Item], latents_NCHW: Tensor) -> Tensor:
+        shape = latents_NCHW.shape[1:]
+        noise_NCHW = torch.stack([draw_noise(self._seed, item.image_id, shape) for item in items])
+        classes_NLD = torch.stack([self._prompts.of(item.class_text) for item in items])
+        settings = self._settings
+        device = self._checkpoint.device
+        block, timestep = settings.dift_block, settings.dift_timestep
+        return dift.features(self._checkpoint, block, timestep, latents_NCHW, noise_NCHW.to(device), classes_NLD)
+
+    @torch.inference_mode()
+    def _encode(self, pixels_NHWC: np.ndarray) -> Tensor:
+        """Latents: the mean of the VAE's posterior times its scaling factor, float32."""
+        vae = self._checkpoint.vae
+        images_NCHW = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(self._checkpoint.device, vae.dtype)
+        latents_NCHW: Tensor = vae.encode(images_NCHW / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
+        return latents_NCHW
+
+
+def check(geometry: Geometry, settings: Score) -> None:
+    """Checks that settings suit a model.
+
+    Raises:
+        UserError: They do not; the message names the key.
+    """
+    factor, blocks = geometry.factor, len(geometry.feature_sizes)
+    if settings.size % factor:
+        raise UserError(f"score.size: {settings.size} is not a multiple of {factor}, the VAE's scale factor")
+    if settings.patch != "full" and settings.patch % factor:
+        raise UserError(f"score.patch: {settings.patch} is not a multiple of {factor}, the VAE's scale factor")
+    if settings.dift_block >= blocks:
+        raise UserError(
+            f"score.dift_block: {settings.dift_block} asked, but the U-Net's {blocks} up-blocks count from 0"
+        )
+
+
+def _by_shape(items: Sequence[Item]) -> dict[tuple[int, ...], list[int]]:
+    groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        groups[item.pixels_HWC.shape].append(place)
+    return groups

@@ -1,0 +1,171 @@
+"""Stage II: distilled sets from the scores, one Ray Data task a class, at any IPC and for any subset of classes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.dataset as ds
+import ray
+
+from ddps_ray import manifest, storage
+from ddps_ray.config import Distill, DistilledSet, Recipe
+from ddps_ray.console import Ticker, say
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline import cluster
+from ddps_ray.selection.budget import plan
+from ddps_ray.selection.candidates import Shards, read_class, shards_by_class
+from ddps_ray.selection.writer import METADATA, PARTS, merge, write_class
+from ddps_ray.storage import Run
+
+
+@dataclass(frozen=True)
+class Target:
+    """One set at one IPC: what a finished stage of this name has made.
+
+    Attributes:
+        name: Name of the set in the recipe.
+        ipc: Images per class.
+        uri: Its folder.
+    """
+
+    name: str
+    ipc: int
+    uri: str
+
+    @property
+    def stage(self) -> str:
+        """Its name in the run's record."""
+        return f"distill/{self.name}/ipc={self.ipc}"
+
+    def done(self, run: Run) -> bool:
+        """Says whether it was finished and is still there."""
+        return run.summary(self.stage) is not None and storage.exists(storage.join(self.uri, METADATA))
+
+
+def run(recipe: Recipe) -> None:
+    """Makes every distilled set of the recipe that is not there yet.
+
+    Raises:
+        UserError: The images are not scored; a set names an unknown class, or asks for more images than a class has
+            (then nothing is written); a set was begun with other settings; a scored image cannot be read any more.
+    """
+    this = Run(recipe.run_dir)
+    this.require("score", "score")
+    targets = list(_targets(this, recipe.distill))
+    todo = [target for target in targets if not target.done(this)]
+    shards = shards_by_class(this.path("scores")) if todo else {}
+    classes = _classes(this, recipe) if todo else {}
+    for target in todo:
+        _check_enough(target, shards, classes[target.name])
+    for target in targets:
+        this.claim(target.stage, _settings(recipe.distill, target))
+        if target not in todo:
+            say(f"{target.stage}: already finished, {_said(this, target)}")
+    if not todo:
+        return
+    cluster.connect(recipe)
+    for name in dict.fromkeys(target.name for target in todo):
+        same_set = [target for target in todo if target.name == name]
+        _distil_set(this, recipe.distill, same_set, {class_id: shards[class_id] for class_id in classes[name]})
+
+
+def _targets(this: Run, settings: Distill) -> Iterator[Target]:
+    for name, wanted in settings.sets.items():
+        for ipc in dict.fromkeys(wanted.ipc):
+            yield Target(name, ipc, this.path("distilled", name, f"ipc={ipc}"))
+
+
+def _settings(settings: Distill, target: Target) -> dict[str, Any]:
+    wanted = settings.sets[target.name]
+    classes = None if wanted.classes is None else sorted(set(wanted.classes))
+    chosen = {"selector": wanted.selector, "seed": wanted.seed, "classes": classes, "ipc": target.ipc}
+    return settings.model_dump(exclude={"sets"}) | chosen
+
+
+def _classes(this: Run, recipe: Recipe) -> dict[str, list[str]]:
+    """The class ids of each set, sorted."""
+    training = ds.field("split") == recipe.data.train
+    known = set(manifest.dataset(this).to_table(columns=["class_id"], filter=training)["class_id"].unique().to_pylist())
+    for name, wanted in recipe.distill.sets.items():
+        if unknown := sorted(set(wanted.classes or ()) - known):
+            raise UserError(f"distill.sets.{name}.classes: there is no class {unknown[0]!r} in {this.path('manifest')}")
+    return {name: sorted(set(wanted.classes or known)) for name, wanted in recipe.distill.sets.items()}
+
+
+def _check_enough(target: Target, shards: Shards, class_ids: list[str]) -> None:
+    counts = {class_id: sum(shards.get(class_id, {}).values()) for class_id in class_ids}
+    least = min(counts, key=lambda class_id: counts[class_id])
+    where = f"distill.sets.{target.name}"
+    if not counts[least]:
+        raise UserError(f"{where}.classes: class {least!r} has no scored image; name classes without it")
+    if counts[least] < target.ipc:
+        raise UserError(
+            f"{where}.ipc: {target.ipc} images a class asked, but class {least!r} has {counts[least]} scored images; "
+            f"the largest possible is {counts[least]}"
+        )
+
+
+def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Shards) -> None:
+    name, wanted = targets[0].name, settings.sets[targets[0].name]
+    set_uri = this.path("distilled", name)
+    ipcs = [target.ipc for target in targets]
+    say(f"distill {name}: {wanted.selector} at ipc {', '.join(map(str, ipcs))} from {len(shards)} classes → {set_uri}")
+    short = {target.ipc: _short(settings, target, shards) for target in targets}
+    for target in targets:
+        storage.remove(target.uri)  # what an interrupted attempt left
+    rows = [{"class_id": class_id, "shards": list(counts)} for class_id, counts in shards.items()]
+    task = {"scores": this.path("scores"), "settings": settings, "wanted": wanted, "ipcs": ipcs, "set_uri": set_uri}
+    classes = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_distil_class, fn_kwargs=task)
+    _watch(name, classes, len(rows))
+    merging = [ray.remote(merge).remote(target.uri, list(shards)) for target in targets]
+    for target, images in zip(targets, ray.get(merging), strict=True):
+        storage.remove(storage.join(target.uri, PARTS))
+        this.finish(target.stage, {"images": images, "classes": len(shards), "too_few_patches": short[target.ipc]})
+        say(f"{target.stage}: {_said(this, target)}")
+
+
+def _distil_class(
+    row: dict[str, Any], *, scores: str, settings: Distill, wanted: DistilledSet, ipcs: list[int], set_uri: str
+) -> dict[str, Any]:
+    """What a task does with a class; it hands back its id, and the reason if it could not be done."""
+    problem = ""
+    try:
+        write_class(read_class(scores, row["shards"], row["class_id"]), settings, wanted, ipcs, set_uri)
+    except UserError as error:
+        problem = str(error)
+    return {"class_id": row["class_id"], "problem": problem}
+
+
+def _watch(name: str, classes: ray.data.Dataset, total: int) -> None:
+    ticker, problems = Ticker(), []
+    for done, row in enumerate(classes.iter_rows(), start=1):
+        if row["problem"]:
+            problems.append(row["problem"])
+        if ticker.due():
+            say(f"distill {name}: {done} of {total} classes")
+    if problems:
+        more = f" (and {len(problems) - 1} more classes with such an image)" if len(problems) > 1 else ""
+        raise UserError(f"{min(problems)}{more}")
+
+
+def _short(settings: Distill, target: Target, shards: Shards) -> dict[str, int]:
+    """Says which classes have too few patches for so many mosaics; returns the images that each gives instead."""
+    counts = {class_id: sum(shard.values()) for class_id, shard in shards.items()}
+    budgets = {
+        class_id: plan(target.ipc, count, settings.top_clusters, settings.mosaic_up_to)
+        for class_id, count in counts.items()
+    }
+    needed = {class_id: target.ipc * budget.columns**2 for class_id, budget in budgets.items()}
+    short = {class_id: budgets[class_id].images for class_id in shards if counts[class_id] < needed[class_id]}
+    if short:
+        least = min(short, key=lambda class_id: counts[class_id])
+        said = f"class {least!r} has {counts[least]} scored images, {target.ipc} mosaics need {needed[least]}"
+        repeated = " with patches repeated" if budgets[least].patches > counts[least] else ""
+        others = f"; {len(short) - 1} more classes have too few" if len(short) > 1 else ""
+        say(f"{target.stage}: {said}: gives {short[least]}{repeated}{others}")
+    return short
+
+
+def _said(this: Run, target: Target) -> str:
+    summary = this.summary(target.stage) or {}
+    return f"{summary['images']} images of {summary['classes']} classes in {target.uri}"

@@ -1,0 +1,106 @@
+"""One way to run a training function with Ray Train, and where its checkpoints and bad images go."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from ddps_ray import storage
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline import cluster
+from ddps_ray.storage import Run
+from ddps_ray.students.training import Share
+
+CHECKPOINTS = "checkpoints"
+"""Folder of the run directory that Ray Train uses while a training lasts."""
+
+_FAILURES = 3
+
+
+def slots(workers: int) -> int:
+    """How many trainings of so many workers the cluster can hold at the same time: one GPU a worker, or one CPU.
+
+    Raises:
+        UserError: Not even one.
+    """
+    kind, have = ("GPUs", cluster.gpus()) if cluster.gpus() else ("CPUs", _cpus())
+    if workers > have:
+        raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
+    return int(have // workers)
+
+
+def fit(
+    work: Callable[..., None], arguments: dict[str, Any], run: Run, name: str, workers: int, together: int = 1
+) -> None:
+    """Runs `work(**arguments)` on Ray Train workers; one that dies is started again, from its checkpoint if it has one.
+
+    A training of the same name that was cut short goes on from its checkpoint; when it is done, that is deleted.
+    Where there are GPUs, each worker has one; else the CPUs are shared out evenly.
+
+    Args:
+        work: A function of a module, which writes its own results.
+        arguments: Its keyword arguments.
+        run: Where checkpoints go.
+        name: Of the training; safe as a file name.
+        workers: Number of workers.
+        together: Trainings that run at the same time.
+
+    Raises:
+        UserError: `work` raised it.
+        ray.train.TrainingFailedError: Workers failed again and again.
+    """
+    threads = max(1, int(_cpus() // (workers * together)))
+    trainer = TorchTrainer(
+        _guarded,
+        train_loop_config={"work": work, "arguments": arguments, "threads": threads},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cluster.gpus() > 0),
+        run_config=RunConfig(
+            name=name,
+            storage_path=run.path(CHECKPOINTS),
+            failure_config=FailureConfig(max_failures=_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    if wrong := trainer.fit().return_value:
+        raise UserError(wrong)
+    storage.remove(run.path(CHECKPOINTS, name))
+
+
+def share() -> Share:
+    """This worker's part of the training."""
+    context = ray.train.get_context()
+    return Share(context.get_world_rank(), context.get_world_size())
+
+
+def write_quarantine(run: Run, stage: str, rows: pa.Table) -> None:
+    """Writes a stage's bad images, one file for each folder that they are in.
+
+    Trainings that meet the same images write the same files, so that each image is listed once.
+    """
+    folders = ["-".join(uri.split("/")[-3:-1]) for uri in rows["uri"].to_pylist()]
+    for folder in sorted(set(folders)):
+        mine = rows.filter(pa.array([each == folder for each in folders]))
+        storage.write_table(run.path("quarantine", f"{stage}-{folder}.parquet"), mine)
+
+
+def _cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 1))
+
+
+def _guarded(config: dict[str, Any]) -> str | None:
+    """Runs the work; rank 0 returns a UserError's text, for which Ray Train would only try again."""
+    torch.set_num_threads(min(config["threads"], os.cpu_count() or 1))
+    try:
+        config["work"](**config["arguments"])
+    except UserError as error:
+        if share().rank:
+            raise
+        return str(error)
+    return None

@@ -1,0 +1,65 @@
+"""How many patches a class gives, how many come from each cluster, and which go into one image (paper, section 3.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one class gives at one IPC.
+
+    Attributes:
+        images: Distilled images; the IPC, unless the class has too few patches.
+        columns: Patches in a row of an image: 2 in a mosaic of two by two, 1 where a patch is an image.
+        top_clusters: N, the clusters from which patches are taken before the fill.
+        per_cluster: Patches to take from each of them.
+    """
+
+    images: int
+    columns: int
+    top_clusters: int
+    per_cluster: int
+
+    @property
+    def patches(self) -> int:
+        """Patches in all the images together."""
+        return self.images * self.columns**2
+
+    @property
+    def fill(self) -> int:
+        """Patches that are left to the fill even if no cluster is short."""
+        return self.patches - self.top_clusters * self.per_cluster
+
+
+def plan(ipc: int, available: int, top_clusters: int, mosaic_up_to: int) -> Budget:
+    """Divides an IPC: `4·IPC // N` patches a cluster for mosaics, `IPC // N` above (paper, supplementary section 5).
+
+    A class with fewer patches than that gives as many complete images as there are patches for, and at least one.
+
+    Args:
+        ipc: Images per class asked for.
+        available: Candidates of the class, at least one.
+        top_clusters: N.
+        mosaic_up_to: Largest IPC at which an image is a mosaic of four patches.
+    """
+    columns = 2 if ipc <= mosaic_up_to else 1
+    images = min(ipc, max(1, available // columns**2))
+    return Budget(images, columns, top_clusters, images * columns**2 // top_clusters)
+
+
+def deal(chosen: Sequence[Item], budget: Budget) -> list[list[Item]]:
+    """Deals patches, best first, to the images: slot k of image i holds number `k·images + i`.
+
+    It is RDED's rule for its mosaics; the paper names none. Neighbours in the order are of the same cluster, so it also
+    gives every mosaic four clusters: the patches of one cluster are at most `4·images // N` in a row, and two slots of
+    an image are `images` apart (so for every N ≥ 4, save patches of the fill). Fewer patches than one mosaic has slots
+    are repeated in it.
+
+    Returns:
+        For each image its patches by slot, row by row.
+    """
+    slots = range(budget.columns**2)
+    return [[chosen[(slot * budget.images + i) % len(chosen)] for slot in slots] for i in range(budget.images)]

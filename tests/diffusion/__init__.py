@@ -1,0 +1,1 @@
+"""Tests of ddps_ray.diffusion."""

@@ -1,0 +1,224 @@
+"""Distilled sets on real Ray and real files, from score rows whose clusters are known by construction."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ddps_ray import config, imaging, schemas, storage
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline import distill
+from ddps_ray.storage import Run
+from tests.selection.rows import failed, score_table, scored
+
+CLASSES = ("fish", "leaf", "sign")
+WIDE, HIGH = 48, 40
+
+
+def _score_rows(scenes: Path) -> list[dict[str, Any]]:
+    """Twelve images of each class in three clusters, the second the most typical; one more could not be scored."""
+    rows = []
+    for label, class_id in enumerate(CLASSES):
+        rng = random.Random(class_id)
+        rows.append(failed(f"train/{class_id}/bad.png", class_id=class_id, label=label))
+        for number in range(12):
+            image_id = f"train/{class_id}/{number:05d}.png"
+            visual = number % 3
+            typicality = [0.1, 0.5, 0.3][visual] + rng.uniform(-0.3, 0.3)
+            place = {"left": rng.randint(0, WIDE - 24), "top": rng.randint(0, HIGH - 24)}
+            size = {"scaled_width": WIDE, "scaled_height": HIGH, "patch_width": 24, "patch_height": 24}
+            where = {"uri": str(scenes / image_id), "class_id": class_id, "label": label}
+            rows.append(scored(image_id, visual, rng.uniform(-0.3, 0.3), typicality, **place, **size, **where))
+    return rows
+
+
+def _run_dir(folder: Path, rows: list[dict[str, Any]], shard: int = 7) -> Path:
+    """A run directory as `index` and `score` leave it, the rows in shards of a few."""
+    run = Run(str(folder))
+    for stage in ("index", "score"):
+        run.claim(stage, {})
+        run.finish(stage, {})
+    listed = [{"class_text": row["class_id"], "split": "train"} | row for row in rows]
+    listed.append(listed[0] | {"image_id": "val/x.png", "class_id": "only_val", "split": "val"})
+    manifest = {name: [row[name] for row in listed] for name in schemas.MANIFEST.names}
+    storage.write_table(str(folder / "manifest" / "0.parquet"), schemas.table(manifest, schemas.MANIFEST))
+    for start in range(0, len(rows), shard):
+        part = score_table(rows[start : start + shard])
+        storage.write_table(str(folder / "scores" / f"{start:03d}.parquet"), part)
+    return folder
+
+
+def _distil(folder: Path, sets: dict[str, Any], **settings: Any) -> None:
+    base = {"clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32}
+    values = {"run_dir": str(folder), "data": {"root": "unused"}, "model": {"path": "unused"}}
+    distill.run(config.parse(values | {"distill": base | settings | {"sets": sets}}, "test"))
+
+
+def _metadata(folder: Path, name: str, ipc: int) -> pa.Table:
+    return schemas.check(
+        pq.read_table(folder / "distilled" / name / f"ipc={ipc}" / "metadata.parquet"), schemas.DISTILLED
+    )
+
+
+def _files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in sorted((folder / "distilled").rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+
+def _cropped_again(scenes: Path, row: dict[str, Any], side: int) -> np.ndarray:
+    source = Image.open(scenes / row["image_id"]).convert("RGB")
+    scaled = source.resize((row["scaled_width"], row["scaled_height"]), Image.Resampling.BICUBIC)
+    box = (row["left"], row["top"], row["width"], row["height"])
+    return np.asarray(imaging.crop(scaled, box, side))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_any_ipc_and_any_classes_come_from_the_same_scores(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _score_rows(scenes)
+    folder = _run_dir(tmp_path / "run", rows)
+    sets = {
+        "ddps": {"ipc": [1, 2, 5]},
+        "few": {"ipc": [4], "classes": ["sign", "fish"]},
+        "chance": {"selector": "random", "ipc": [5], "seed": 3},
+    }
+    _distil(folder, sets)
+    expected = {"ddps": [(1, 3), (2, 6), (5, 15)], "few": [(4, 8)], "chance": [(5, 15)]}
+    for name, ipc, images in [(name, *each) for name, sizes in expected.items() for each in sizes]:
+        metadata = _metadata(folder, name, ipc)
+        at = folder / "distilled" / name / f"ipc={ipc}"
+        found = sorted(str(path.relative_to(at)) for path in at.rglob("*") if path.is_file())
+        assert found == ["metadata.parquet", *sorted(set(metadata["file"].to_pylist()))]
+        assert len(found) - 1 == images
+        assert len(set(metadata["image_id"].to_pylist())) == metadata.num_rows == images * (4 if ipc <= 2 else 1)
+        for row in metadata.to_pylist():
+            assert row["file"].startswith(f"train/{row['class_id']}/")
+            assert CLASSES[row["label"]] == row["class_id"] == row["image_id"].split("/")[1]
+            distilled = np.asarray(Image.open(at / row["file"]))
+            side = 16 if ipc <= 2 else 32
+            left, top = row["slot"] % 2 * side, row["slot"] // 2 * side
+            assert distilled.shape == (32, 32, 3)
+            np.testing.assert_array_equal(
+                distilled[top : top + side, left : left + side], _cropped_again(scenes, row, side)
+            )
+    assert set(_metadata(folder, "few", 4)["class_id"].to_pylist()) == {"sign", "fish"}
+
+    # IPC 5 takes 5 // 2 = 2 of each top cluster, and one by typicality; the medians rank axis 1, then 2, then 0.
+    scores = {row["image_id"]: row for row in rows}
+    for class_id in CLASSES:
+        mine = [row for row in _metadata(folder, "ddps", 5).to_pylist() if row["class_id"] == class_id]
+        visuals = [int(Path(row["image_id"]).stem) % 3 for row in mine[:4]]
+        assert visuals == [1, 1, 2, 2]
+        assert [(row["cluster"], row["rank"]) for row in mine[:4]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        used = {row["image_id"] for row in mine[:4]}
+        unused = [
+            row for row in rows if row["class_id"] == class_id and not row["error"] and row["image_id"] not in used
+        ]
+        assert mine[4]["image_id"] == max(unused, key=lambda row: row["typicality"])["image_id"]
+        for row in mine:
+            score = scores[row["image_id"]]
+            assert (row["left"], row["top"], row["width"]) == (score["left"], score["top"], 24)
+            assert row["typicality"] == pytest.approx(score["typicality"])
+    assert set(_metadata(folder, "chance", 5)["cluster"].to_pylist()) == {None}
+
+    before = _files(folder)
+    capsys.readouterr()
+    _distil(folder, sets | {"ddps": {"ipc": [1, 2, 5, 6]}})
+    said = capsys.readouterr().out
+    after = _files(folder)
+    assert {name: after[name] for name in before} == before
+    assert len(set(_metadata(folder, "ddps", 6)["file"].to_pylist())) == 18
+    assert said.count("already finished") == 5
+    assert "distill/ddps/ipc=2: already finished, 6 images of 3 classes" in said
+    with pytest.raises(UserError, match=r"distill/few/ipc=4: clusters was 3, is now 2"):
+        _distil(folder, {"few": sets["few"]}, clusters=2)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_bytes_depend_neither_on_the_order_of_the_scores_nor_on_an_earlier_attempt(
+    scenes: Path, tmp_path: Path
+) -> None:
+    rows = _score_rows(scenes)
+    sets = {"ddps": {"ipc": [2, 3]}, "chance": {"selector": "random", "ipc": [3]}}
+    one = _run_dir(tmp_path / "one", rows)
+    other = _run_dir(tmp_path / "other", random.Random(1).sample(rows, len(rows)), shard=20)
+    stale = other / "distilled" / "ddps" / "ipc=2"
+    for leftover in ("train/leaf/00007.png", "train/moon/00000.png", ".parts/leaf.parquet"):
+        storage.write_bytes(str(stale / leftover), b"an earlier attempt")
+    _distil(one, sets)
+    _distil(other, sets)
+    first, second = ({name: data for name, (data, _) in _files(folder).items()} for folder in (one, other))
+    assert len(first) == 3 * (2 + 3 + 3) + 3
+    assert first == second
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_fewer_patches_than_the_mosaics_need_is_said_and_recorded(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _score_rows(scenes)
+    rows = [row for row in rows if row["class_id"] != "sign"] + [row for row in rows if row["class_id"] == "sign"][:4]
+    folder = _run_dir(tmp_path / "run", rows)
+    _distil(folder, {"ddps": {"ipc": [3]}}, mosaic_up_to=10)
+    said = capsys.readouterr().out
+    assert (
+        "distill/ddps/ipc=3: class 'sign' has 3 scored images, 3 mosaics need 12: gives 1 with patches repeated\n"
+        in said
+    )
+    summary = Run(str(folder)).summary("distill/ddps/ipc=3")
+    assert summary == {"images": 7, "classes": 3, "too_few_patches": {"sign": 1}}
+    sign = [row for row in _metadata(folder, "ddps", 3).to_pylist() if row["class_id"] == "sign"]
+    assert [row["slot"] for row in sign] == [0, 1, 2, 3]
+    assert len({row["image_id"] for row in sign}) == 3
+    assert sign[3]["image_id"] == sign[0]["image_id"]
+
+
+def test_what_cannot_be_made_is_refused_before_anything_is_written(scenes: Path, tmp_path: Path) -> None:
+    rows = _score_rows(scenes)
+    rows = [
+        row for row in rows if (row["class_id"] != "sign" or row["error"]) and row["image_id"] != "train/leaf/00003.png"
+    ]
+    folder = _run_dir(tmp_path / "run", rows)
+    record = (folder / "run.json").read_bytes()
+    for wanted, said in [
+        (
+            {"ipc": [1, 12], "classes": ["fish", "leaf"]},
+            r"sets\.mine\.ipc: 12 images a class asked, but class 'leaf' has 11 scored images; the largest .* 11$",
+        ),
+        ({"ipc": [1]}, r"sets\.mine\.classes: class 'sign' has no scored image"),
+        ({"classes": ["leaf", "only_val"]}, r"sets\.mine\.classes: there is no class 'only_val'"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            _distil(folder, {"mine": wanted})
+    assert not (folder / "distilled").exists()
+    assert (folder / "run.json").read_bytes() == record
+    with pytest.raises(UserError, match="run `ddps score` first"):
+        _distil(tmp_path / "empty", {"mine": {}})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_scored_image_that_is_gone_is_named_and_the_next_run_finishes(scenes: Path, tmp_path: Path) -> None:
+    rows = _score_rows(scenes)
+    home = Path(next(row["uri"] for row in rows if row["image_id"] == "train/leaf/00004.png"))
+    gone = tmp_path / "leaf4.png"
+    for row in rows:
+        if row["image_id"] == "train/leaf/00004.png":
+            row["uri"] = str(gone)
+    folder = _run_dir(tmp_path / "run", rows)
+    sets = {"ddps": {"ipc": [12]}}
+    with pytest.raises(
+        UserError, match=r"leaf4\.png was scored, but is not usable any more: cannot be read: FileNotFoundError$"
+    ):
+        _distil(folder, sets)
+    gone.write_bytes(home.read_bytes()[:500])
+    with pytest.raises(UserError, match=r"leaf4\.png was scored, but is not usable any more: cannot be decoded"):
+        _distil(folder, sets)
+    gone.write_bytes(home.read_bytes())
+    _distil(folder, sets)
+    assert _metadata(folder, "ddps", 12).num_rows == 36

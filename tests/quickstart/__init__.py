@@ -1,0 +1,1 @@
+"""Tests of the drawn data set and the run on it."""

@@ -1,0 +1,1 @@
+"""Tests of Stage II's choices."""

@@ -1,0 +1,22 @@
+"""Writing a class again, as Ray does when a worker was lost, leaves nothing of the first time."""
+
+from pathlib import Path
+
+from ddps_ray.config import Distill, DistilledSet
+from ddps_ray.selection.writer import merge, write_class
+from tests.selection.rows import candidates, scored
+
+
+def test_a_class_written_again_leaves_only_its_own_files(scenes: Path, tmp_path: Path) -> None:
+    uris = [scenes / "train" / "leaf" / f"{number:05d}.png" for number in range(6)]
+    found = candidates([scored(str(i), i % 2, i / 10, i, uri=str(uri)) for i, uri in enumerate(uris)])
+    settings = Distill(clusters=2, top_clusters=2, mosaic_up_to=1, size=32)
+    folder = tmp_path / "ipc=3"
+    lost = [folder / "train" / "leaf" / name for name in ("00004.png", ".00001.png.0badc0de")]
+    lost[0].parent.mkdir(parents=True)
+    for path in lost:
+        path.write_bytes(b"of a worker that was lost")
+    for _ in range(2):
+        write_class(found, settings, DistilledSet(), [3], str(tmp_path))
+    assert sorted(path.name for path in lost[0].parent.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert merge(str(folder), ["leaf"]) == 3

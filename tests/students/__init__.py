@@ -1,0 +1,1 @@
+"""Tests of teachers, students, and their training."""

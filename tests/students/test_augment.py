@@ -1,0 +1,119 @@
+"""RDED's augmentation against hand-made images and torchvision."""
+
+from collections import Counter
+
+import pytest
+import torch
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as VF
+
+from ddps_ray.students import augment
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int, side: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), generator=seeded(7), dtype=torch.uint8)
+
+
+def test_mosaic_shuffle_moves_whole_columns_then_whole_rows() -> None:
+    mosaic = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).repeat_interleave(3, 0).repeat_interleave(3, 1)
+    shuffled = augment.shuffle_mosaic(mosaic.expand(400, 3, 6, 6), seeded())
+    corners = Counter(tuple(image[0, ::3, ::3].flatten().tolist()) for image in shuffled)
+    # Of the 24 orders of four patches only the four that keep columns and rows together, each a quarter of the time.
+    assert set(corners) == {(1, 2, 3, 4), (2, 1, 4, 3), (3, 4, 1, 2), (4, 3, 2, 1)}
+    assert min(corners.values()) > 70
+    for image in shuffled[:20]:
+        assert all(quadrant.unique().numel() == 1 for half in image[0].split(3) for quadrant in half.split(3, 1))
+
+
+def test_only_mosaics_are_shuffled_and_cut() -> None:
+    image = noise(1, 8).expand(16, 3, 8, 8)
+    single = augment.for_distilled(mosaic=False, size=8)(image, seeded())
+    whole = augment.normalise(image[:1].float())
+    flipped = whole.flip(3)
+    assert all(torch.allclose(got, whole[0]) or torch.allclose(got, flipped[0]) for got in single)
+    mosaic = augment.for_distilled(mosaic=True, size=8)(image, seeded())
+    assert sum(torch.allclose(got, whole[0]) or torch.allclose(got, flipped[0]) for got in mosaic) < 4
+
+
+def test_boxes_have_the_area_and_ratio_that_torchvision_draws() -> None:
+    boxes = augment.random_boxes(4000, 224, (0.5, 1.0), seeded())
+    left, top, width, height = boxes.T
+    assert bool((left >= 0).all() and (top >= 0).all())
+    assert bool((left + width <= 224).all() and (top + height <= 224).all())
+    area, ratio = width * height / 224**2, width / height
+    assert area.min() > 0.49
+    assert bool((ratio > 0.74).all() and (ratio < 1.35).all())
+    drawn = [augment_reference(seed) for seed in range(600)]
+    assert area.mean().item() == pytest.approx(sum(drawn) / len(drawn), abs=0.02)
+
+
+def augment_reference(seed: int) -> float:
+    """Area of the box that torchvision's RandomResizedCrop draws."""
+    torch.manual_seed(seed)
+    _, _, height, width = RandomResizedCrop.get_params(torch.zeros(3, 224, 224), [0.5, 1.0], [3 / 4, 4 / 3])
+    return float(height * width / 224**2)
+
+
+def test_boxes_of_the_whole_area_are_the_whole_image() -> None:
+    boxes = augment.random_boxes(200, 32, (1.0, 1.0), seeded())
+    assert bool((boxes[:, 2:] >= 31).all())
+
+
+@pytest.mark.parametrize(("side", "size"), [(64, 64), (224, 224), (48, 64)])
+def test_crop_equals_torchvisions(side: int, size: int) -> None:
+    images = noise(4, side)
+    boxes = augment.random_boxes(4, side, (0.25, 0.8), seeded(3))
+    flips = torch.tensor([False, True, False, True])
+    made = augment.resized_crop(images, boxes, flips, size)
+    for image, (left, top, width, height), flip, got in zip(images, boxes.tolist(), flips, made, strict=True):
+        wanted = VF.resized_crop(image.float(), top, left, height, width, [size, size], antialias=False)
+        wanted = VF.hflip(wanted) if flip else wanted
+        assert torch.allclose(got, wanted, atol=0.02)
+
+
+def test_normalisation_equals_torchvisions() -> None:
+    images = noise(2, 8)
+    wanted = VF.normalize(images / 255, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    assert torch.allclose(augment.normalise(images.float()), wanted, atol=1e-5)
+
+
+def test_cutmix_box_by_hand() -> None:
+    # λ = 0.75: the side of the box is 64·√0.25 = 32, 16 to each side of the centre, clipped at the edge.
+    assert augment.cutmix_box(64, 0.75, (30, 40)) == (14, 24, 46, 56)
+    assert augment.cutmix_box(64, 0.75, (10, 60)) == (0, 44, 26, 64)
+    assert augment.cutmix_box(64, 1.0, (10, 60)) == (10, 60, 10, 60)
+
+
+def test_cutmix_pastes_one_box_of_a_partner_into_each_image() -> None:
+    values = torch.arange(1.0, 9.0)
+    images = values[:, None, None, None].expand(8, 3, 16, 16)
+    for seed in range(20):
+        mixed = augment.cutmix(images, seeded(seed))
+        changed = mixed != images
+        boxes = {tuple(map(tuple, place.nonzero().tolist())) for place in changed[:, 0] if place.any()}
+        assert len(boxes) <= 1  # the same box everywhere, except where an image is its own partner
+        inside = mixed[changed].unique() if boxes else torch.tensor([])
+        assert set(inside.tolist()) <= set(values.tolist())
+        for place, image in zip(changed, mixed, strict=True):
+            assert image[place].unique().numel() <= 1
+    assert torch.equal(images, values[:, None, None, None].expand(8, 3, 16, 16))
+
+
+def test_cutmix_keeps_lambda_of_the_area_in_the_mean() -> None:
+    # λ is uniform; without clipping half of the area would stay, and clipping at the edges only lets more stay.
+    images = torch.arange(16.0)[:, None, None, None].expand(16, 1, 16, 16)
+    kept = [(augment.cutmix(images, seeded(seed)) == images).float().mean().item() for seed in range(200)]
+    assert 0.5 < sum(kept) / len(kept) < 0.8
+    assert min(kept) < 0.3
+    assert max(kept) > 0.95
+
+
+def test_same_generator_same_batch() -> None:
+    transform = augment.for_distilled(mosaic=True, size=16)
+    first, again, other = (transform(noise(8, 16), seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

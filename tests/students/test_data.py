@@ -1,0 +1,115 @@
+"""Loading of images: sizes, labels, bad files, memory."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from ddps_ray import manifest, schemas, storage
+from ddps_ray.errors import UserError
+from ddps_ray.storage import Run
+from ddps_ray.students import data
+from ddps_ray.students.data import Pictures
+from tests.students import inputs
+
+
+@pytest.fixture
+def broken(scenes: Path, tmp_path: Path) -> pa.Table:
+    """Rows of three good images and two that cannot be used."""
+    rows = []
+    for index in range(5):
+        file = tmp_path / f"{index}.png"
+        shutil.copy(scenes / "train" / "fish" / f"{index:05d}.png", file)
+        rows.append({"image_id": file.name, "uri": str(file), "class_id": "ba"[index % 2]})
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:300])
+    (tmp_path / "3.png").unlink()
+    return pa.Table.from_pylist(rows)
+
+
+@pytest.mark.parametrize("limit", [data.MEMORY_LIMIT, 0], ids=["held", "decoded on access"])
+def test_bad_images_are_left_out_and_reported(broken: pa.Table, limit: int) -> None:
+    pictures = Pictures(broken, ["a", "b"], lambda image: image, 64, limit=limit)
+    batches = list(pictures.in_order(2))
+    labels = torch.cat([labels for _, labels in batches])
+    images = torch.cat([images for images, _ in batches if len(images)])
+    assert labels.tolist() == [1, 1, 1]
+    for got, index in zip(images, (0, 2, 4), strict=True):
+        assert np.array_equal(got.permute(1, 2, 0), np.asarray(Image.open(broken["uri"][index].as_py())))
+    bad = schemas.check(pictures.quarantine("evaluate"), schemas.QUARANTINE)
+    assert bad["image_id"].to_pylist() == ["1.png", "3.png"]
+    assert set(bad["stage"].to_pylist()) == {"evaluate"}
+    assert "decoded" in bad["reason"][0].as_py()
+    assert "read" in bad["reason"][1].as_py()
+
+
+def test_chunks_come_in_the_order_asked_however_they_are_held(scenes: Path) -> None:
+    files = sorted((scenes / "train" / "gem").glob("*.png"))
+    rows = pa.table({"image_id": [file.name for file in files], "uri": list(map(str, files)), "class_id": ["x"] * 12})
+    chunks = torch.randperm(12, generator=torch.Generator().manual_seed(0)).split(5)
+    held, streamed = (Pictures(rows, ["x"], lambda image: image, 64, limit=limit) for limit in (1 << 30, 0))
+    for (kept, _), (decoded, _), chunk in zip(held.batches(chunks), streamed.batches(chunks), chunks, strict=True):
+        assert torch.equal(kept, decoded)
+        first = np.asarray(Image.open(files[int(chunk[0])]))
+        assert np.array_equal(kept[0].permute(1, 2, 0), first)
+
+
+def test_validation_images_are_resized_and_cut_as_in_rdeds_protocol(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
+    wanted = v2.Compose([v2.Resize(64), v2.CenterCrop(56)])(Image.fromarray(pixels))
+    assert np.array_equal(np.asarray(data.centre(Image.fromarray(pixels), 56 * 8 // 7, 56)), np.asarray(wanted))
+
+
+def test_validation_is_the_classes_of_the_set_with_their_labels(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    everything = data.class_ids(run, "val")
+    subset = [everything[7], everything[2]]
+    val = data.load_validation(run, "val", subset, 32)
+    images, labels = next(val.in_order(100))
+    assert images.shape == (12, 3, 32, 32)
+    assert labels.bincount().tolist() == [6, 6]
+    assert {row["class_id"] for row in val.rows.to_pylist()} == set(subset)
+    first = val.rows.slice(0, 1).to_pylist()[0]
+    assert subset[int(labels[0])] == first["class_id"]
+    with pytest.raises(UserError, match="'val' has no image"):
+        data.load_validation(run, "val", ["nosuch"], 32)
+
+
+def test_distilled_set_is_what_its_metadata_lists(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    classes = data.class_ids(run, "train")[:3]
+    folder = inputs.distilled(run, scenes, "ddps", ipc=2, classes=classes, slots=4)
+    stray = Path(folder) / "train" / classes[0] / "stray.png"
+    Image.new("RGB", (64, 64)).save(stray)
+    distilled = data.load_distilled(folder, classes, 64)
+    images, labels = next(distilled.pictures.in_order(100))
+    assert distilled.mosaic
+    assert images.shape == (6, 3, 64, 64)
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2]
+    single = data.load_distilled(inputs.distilled(run, scenes, "ddps", 12, classes, slots=1), classes, 32)
+    assert not single.mosaic
+    assert next(single.pictures.in_order(100))[0].shape == (36, 3, 32, 32)
+
+
+def test_damaged_distilled_set_is_the_users_to_mend(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    classes = data.class_ids(run, "train")[:2]
+    folder = inputs.distilled(run, scenes, "ddps", 1, classes, slots=4)
+    file = next((Path(folder) / "train" / classes[1]).glob("*.png"))
+    file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=file.name):
+        data.load_distilled(folder, classes, 64)
+    Path(folder, "metadata.parquet").write_bytes(b"no table")
+    with pytest.raises(UserError, match=r"metadata\.parquet"):
+        data.load_distilled(folder, classes, 64)
+
+
+def test_manifest_of_a_run_on_a_uri(scenes: Path, tmp_path: Path) -> None:
+    inputs.indexed(tmp_path / "run", scenes)
+    run = Run(f"file://{tmp_path}/run")
+    assert storage.exists(run.path(manifest.FOLDER))
+    assert len(data.load_training(run, "train", data.class_ids(run, "train"), 16)) == 120

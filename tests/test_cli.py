@@ -1,0 +1,110 @@
+"""What a person at the command line gets: help, an exit code, and one line for a mistake of theirs."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ray
+from ray.train import WorkerGroupError
+
+from ddps_ray import cli
+from ddps_ray.errors import UserError
+
+RECIPE = "run_dir: {run}\ndata: {{root: {root}}}\nmodel: {{path: quickstart}}\n"
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path, scenes: Path) -> str:
+    file = tmp_path / "run.yaml"
+    file.write_text(RECIPE.format(run=tmp_path / "run", root=scenes))
+    return str(file)
+
+
+def ddps(*words: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[1]
+    return subprocess.run([sys.executable, "-m", "ddps_ray.cli", *words], cwd=root, capture_output=True, text=True)
+
+
+def test_help_lists_the_stages_in_their_order_and_an_example() -> None:
+    told = ddps("--help")
+    assert told.returncode == 0
+    stages = ["quickstart", "run", "index", "score", "distill", "teacher", "evaluate", "report"]
+    places = [told.stdout.index(f"\n    {stage}") for stage in stages]
+    assert places == sorted(places)
+    assert "ddps run --config run.yaml" in told.stdout
+
+
+def test_a_misspelt_key_is_one_line_on_stderr_and_exit_code_2(recipe_file: str) -> None:
+    told = ddps("score", "--config", recipe_file, "--set", "score.pears=5")
+    assert told.returncode == 2
+    assert told.stdout == ""
+    assert told.stderr == f"ddps: {recipe_file}: score.pears: no such key\n"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_takes_a_recipe(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    absent = tmp_path / "absent.yaml"
+    assert cli.main([command, "--config", str(absent)]) == 2
+    assert capsys.readouterr().err == f"ddps: {absent}: No such file or directory\n"
+
+
+def test_an_unknown_command_or_no_recipe_is_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in [(["scroe"], "invalid choice: 'scroe'"), (["score"], "--config")]:
+        with pytest.raises(SystemExit) as exited:
+            cli.main(words)
+        assert exited.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_mistake_found_by_a_worker_is_one_line_too(recipe_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["index", "--config", recipe_file, "--set", "data.val=test"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 1
+    assert errors[0].endswith("has no folder 'test'; it has train, val")
+    assert cli.main(["index", "--config", recipe_file]) == 0
+
+
+def fail(*_: object) -> None:
+    try:
+        raise ZeroDivisionError("first")
+    except ZeroDivisionError as error:
+        raise UserError("data.root: nowhere") from error
+
+
+def from_a_task() -> None:
+    ray.get(ray.remote(fail).remote())
+
+
+def from_ray_data() -> None:
+    ray.data.range(1).map_batches(fail).materialize()
+
+
+def from_an_actor_that_cannot_start() -> None:
+    actor = ray.remote(type("Actor", (), {"__init__": fail, "ready": fail})).remote()
+    ray.get(actor.ready.remote())
+
+
+def from_ray_train() -> None:
+    try:
+        from_a_task()
+    except UserError as error:
+        raise WorkerGroupError(f"[Rank 0 Error Snippet]:\n{error}\n", {0: error}) from None
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("way", [fail, from_a_task, from_ray_data, from_an_actor_that_cannot_start, from_ray_train])
+def test_a_mistake_is_found_in_whatever_ray_wraps_it(way: Callable[[], None]) -> None:
+    with pytest.raises(Exception, match=r"data\.root: nowhere") as caught:
+        way()
+    assert cli.user_error(caught.value) == "data.root: nowhere"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(TypeError) as caught:
+        ray.get(ray.remote(len).remote(5))
+    assert cli.user_error(caught.value) is None
+    assert cli.user_error(ValueError("a UserError: no")) is None

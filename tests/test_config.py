@@ -1,0 +1,102 @@
+"""The recipe: read whole or refused with the key's name, and what the command line says wins."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ddps_ray import config
+from ddps_ray.errors import UserError
+
+RECIPE = """
+run_dir: runs/one
+data: {root: photos}
+model: {path: quickstart}
+score: {pairs: 7, timesteps: [200, 300]}
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(RECIPE)
+    return file
+
+
+def test_the_file_is_read_and_the_rest_are_defaults(recipe_file: Path) -> None:
+    recipe = config.load(recipe_file)
+    assert (recipe.run_dir, recipe.data.root, recipe.score.pairs) == ("runs/one", "photos", 7)
+    assert recipe.score.timesteps == (200, 300)
+    assert (recipe.data.train, recipe.score.patch, recipe.distill.clusters) == ("train", 224, 32)
+
+
+def test_an_override_wins_and_may_be_a_list_or_open_a_section(recipe_file: Path) -> None:
+    recipe = config.load(
+        recipe_file,
+        ["score.pairs=3", "score.timesteps=[5, 9]", "evaluate.seeds=[4]", "data.val=null", "run_dir=s3://bucket/a=b"],
+    )
+    assert (recipe.score.pairs, recipe.score.timesteps, recipe.evaluate.seeds) == (3, (5, 9), (4,))
+    assert recipe.data.val is None
+    assert recipe.run_dir == "s3://bucket/a=b"
+    assert config.load(recipe_file).score.pairs == 7, "an override must not leak into the next load"
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("score.pears=3", "score.pears: no such key"),
+        ("scores.pairs=3", "scores: no such key"),
+        ("score.pairs=0", "score.pairs: Input should be greater than 0 (got 0)"),
+        ("score.pairs=many", "score.pairs: "),
+        ("score.timesteps=[700, 100]", "score: timesteps must be two numbers"),
+        ("score.timesteps=[1, 2, 3]", "score.timesteps"),
+        ("score.prompt=a picture", "score: prompt must contain {}"),
+        ("score.patch=300", "score: patch (300) must not be larger than size (256)"),
+        ("data.val=train", "data: val must be another split than train ('train'), or null"),
+        ("distill.size=111", "distill: size must be even"),
+        ("distill.sets={a/b: {}}", "distill: set name 'a/b'"),
+        ("distill.sets={a: {selector: rded}}", "distill.sets.a.selector: "),
+        ("evaluate.sets=[rnd]", "recipe: evaluate.sets names 'rnd', which is not in distill.sets"),
+        ("model={}", "model.path: is required"),
+        ("score.pairs", "--set score.pairs: write section.key=value"),
+        ("run_dir.x=1", "--set run_dir.x=1: run_dir is not a section"),
+        ("score.pairs=[1", "--set score.pairs=[1: the value is not YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(recipe_file: Path, override: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(recipe_file, [override])
+    line = str(caught.value)
+    assert said in line
+    assert "\n" not in line
+    assert line.startswith(("--set", str(recipe_file)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"- a\n- b\n", "a recipe is a mapping"),
+        (b"", "a recipe is a mapping"),
+        (b"a: [\n", "not YAML"),
+        (b"\xff\xfe\xff", "not YAML"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=said) as caught:
+        config.load(file)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml: No such file"):
+        config.load(tmp_path / "absent.yaml")
+
+
+def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
+    recipe = config.load(recipe_file)
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.score.__setattr__("pairs", 9)
+    assert recipe.score.pairs == 7
