@@ -4,10 +4,22 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from ddps_ray import storage
 from ddps_ray.errors import UserError
 
+Place = Annotated[str, AfterValidator(storage.absolute)]
+"""A local path or a URI; a relative path is made absolute, since workers run in other folders."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -20,13 +32,13 @@ class Section(BaseModel):
 class Data(Section):
     """The data set, and how `index` lists it."""
 
-    root: str
+    root: Place
     """Folder or URI of an ImageFolder: `<root>/<split>/<class>/<image>`."""
     train: str = "train"
     """Split that is scored and distilled."""
     val: str | None = "val"
     """Split on which students are tested; null where there is none."""
-    classes: str | None = None
+    classes: Place | None = None
     """CSV with a header and at least two columns: class id, class name. By default a wnid gets its ImageNet name, and
     any other folder its own name."""
 
@@ -37,10 +49,14 @@ class Data(Section):
         return self
 
 
+def _folder_or_name(path: str) -> str:
+    return storage.absolute(path) if Path(path).expanduser().is_dir() else path
+
+
 class Model(Section):
     """The Stable Diffusion checkpoint that judges."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_folder_or_name)]
     """Folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler), or a Hub name; `pretrained` means
     what `ddps pretrain` made in this run directory, `quickstart` the small model that comes with the package."""
     revision: str | None = None
@@ -209,9 +225,12 @@ class Pretrain(Section):
     """Side in pixels of the square training images."""
     latent_channels: PositiveInt = 4
     """Channels of a latent."""
+    latent_std: PositiveFloat = 2.0
+    """Standard deviation of a scaled latent. A small picture has fewer positions to show a thing with, so at one time step
+    noise hides more of it than of a large one; latents above 1 make up for that."""
     vae_channels: tuple[PositiveInt, ...] = (8, 16, 32)
     """Channels of the VAE's levels; each level after the first halves the side."""
-    unet_channels: tuple[PositiveInt, ...] = (48, 96)
+    unet_channels: tuple[PositiveInt, ...] = (32, 64, 96)
     """Channels of the U-Net's levels; the last one has the cross-attention."""
     text_width: PositiveInt = 64
     """Width of the CLIP text encoder."""
@@ -223,7 +242,7 @@ class Pretrain(Section):
     """Training steps of the U-Net and the text encoder."""
     vae_batch: PositiveInt = 16
     """Images in a step of the VAE."""
-    unet_batch: PositiveInt = 64
+    unet_batch: PositiveInt = 16
     """Latents in a step of the U-Net."""
     vae_lr: PositiveFloat = 2e-3
     """Peak learning rate of the VAE."""
@@ -250,7 +269,7 @@ class Report(Section):
 
     title: str = "Distilled by diffusion-driven patch selection"
     """Its heading."""
-    boxes: str | None = None
+    boxes: Place | None = None
     """CSV with image_id, left, top, right, bottom (right and bottom exclusive, in pixels of the original): true object
     boxes, against which the chosen patches are measured; null where there are none."""
     classes: PositiveInt = 10
@@ -260,7 +279,7 @@ class Report(Section):
 class Recipe(Section):
     """All settings of a run."""
 
-    run_dir: str
+    run_dir: Place
     """Folder or URI that the run's files go to."""
     seed: int = 0
     """Seed of the noise and time steps of scoring, with each image's id."""

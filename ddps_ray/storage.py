@@ -4,10 +4,11 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,10 +30,18 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        parsed = urlsplit(uri)
+        store, top = _store(urlunsplit((parsed.scheme, parsed.netloc, "/", parsed.query, "")))
+        return store, top.rstrip("/") + unquote(parsed.path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
-    return filesystem, path
+
+
+@lru_cache
+def _store(uri: str) -> tuple[fs.FileSystem, str]:
+    """A store's file system, made once: making one may cost a round trip to find its region."""
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    return filesystem, str(path)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -124,16 +133,17 @@ class Run:
         """Contents of `run.json`; empty stages in a new run.
 
         Raises:
-            UserError: The directory has files but no record, or an unreadable one: it is not a run's.
+            UserError: The directory is not empty and has no record, or an unreadable one: it is not a run's.
         """
         try:
             if exists(self.path(RECORD)):
                 return _parsed(self.path(RECORD))
-            foreign = any(True for _ in list_files(self.uri, recursive=False))
+            filesystem, path = open_uri(self.uri)
+            foreign = bool(filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
         except OSError as error:
             raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
         if foreign:
-            raise UserError(f"{self.uri} has files but no {RECORD}: it is not a run directory; name another in run_dir")
+            raise UserError(f"{self.uri} is not empty and has no {RECORD}: it is not a run directory; name another in run_dir")
         return {"stages": {}, "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES}}
 
     def claim(self, stage: str, settings: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the uploaded checkout, if the package is not installed
 
-from ddps_ray.cli import main  # noqa: E402
+from ddps_ray.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

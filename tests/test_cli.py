@@ -108,3 +108,17 @@ def test_a_bug_keeps_its_traceback() -> None:
         ray.get(ray.remote(len).remote(5))
     assert cli.user_error(caught.value) is None
     assert cli.user_error(ValueError("a UserError: no")) is None
+
+
+def test_an_interruption_is_130_and_a_bug_is_raised(
+    recipe_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in ("KeyboardInterrupt", "ZeroDivisionError"):
+        (tmp_path / f"stage_{error}.py").write_text(f"def run(recipe):\n    raise {error}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "index", ("stage_KeyboardInterrupt", ""))
+    assert cli.main(["index", "--config", recipe_file]) == 130
+    assert capsys.readouterr().err.startswith("ddps: interrupted")
+    monkeypatch.setitem(cli.COMMANDS, "index", ("stage_ZeroDivisionError", ""))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["index", "--config", recipe_file])

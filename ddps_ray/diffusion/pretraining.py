@@ -233,7 +233,7 @@ class Pretraining:
     def _whiten(self) -> None:
         """Folds a scale and shift a channel into the VAE's 1×1 convolutions: latents get mean 0 and variance 1.
 
-        Noise then drowns no channel before the others, and the scaling factor is 1.
+        Noise then drowns no channel before the others, and the scaling factor is the standard deviation that is wanted.
         """
         vae = self.parts.vae
         sample_NCHW = self._encode(self._images[:2048])
@@ -249,7 +249,7 @@ class Pretraining:
         into.bias[channels:] -= 2 * std_C.log()  # the other half of the moments is the log variance
         out.bias += (out.weight[:, :, 0, 0] * mean_C).sum(1)
         out.weight *= std_C[None, :, None, None]
-        vae.register_to_config(scaling_factor=1.0)
+        vae.register_to_config(scaling_factor=self._settings.latent_std)
 
 
 def _rate(step: int, steps: int) -> float:

@@ -20,9 +20,10 @@ def connect(recipe: Recipe) -> None:
     if ray.is_initialized():
         return
     address = recipe.address or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": True, "logging_level": logging.WARNING}
+    # Without a dashboard one of Ray Train's actors warns every second that it cannot ask it.
+    quiet = {"logging_level": logging.WARNING, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address is None:
-        ray.init(include_dashboard=False, **quiet)
+        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     else:
         try:
             ray.init(address=address, **quiet)
@@ -35,3 +36,8 @@ def connect(recipe: Recipe) -> None:
 def gpus() -> float:
     """GPUs that the cluster has now."""
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

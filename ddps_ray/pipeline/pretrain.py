@@ -1,6 +1,5 @@
 """Pretraining of a small latent diffusion model by Ray Train; a killed run goes on from its last checkpoint."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +78,7 @@ def _train(config: dict[str, dict[str, object]]) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, cluster.cores() // context.get_local_world_size()))
     run = storage.Run(recipe.run_dir)
     images_NCHW, labels_N, prompts = _share(recipe, run, rank, world)
     training = Pretraining(

@@ -1,6 +1,5 @@
 """Stage I as a Ray Data job: manifest → decode on CPUs → scorer actors → Parquet shards, committed one by one."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +79,8 @@ def _execute(recipe: Recipe, run: storage.Run, geometry: checkpoints.Geometry) -
     )
     try:
         filesystem, _ = storage.open_uri(run.path("manifest"))
-        prefix = f"{recipe.data.train}-"
-        files = [file.path for file in storage.list_files(run.path("manifest")) if file.base_name.startswith(prefix)]
+        listed = storage.list_files(run.path("manifest"))
+        files = [file.path for file in listed if file.base_name.rpartition("-")[0] == recipe.data.train]
         images = ray.data.read_parquet(files, filesystem=filesystem)
         blocks = images.repartition(target_num_rows_per_block=settings.rows_per_shard)
         loaded = blocks.map_batches(
@@ -192,7 +191,7 @@ def _item(row: dict[str, object]) -> Item:
 def _threads(settings: Score) -> int:
     """CPU threads for one actor, so that all actors of this machine together take no more than it has."""
     actors = settings.actors or 1
-    return max(1, (os.cpu_count() or 1) // (actors if isinstance(actors, int) else actors[1]))
+    return max(1, cluster.cores() // (actors if isinstance(actors, int) else actors[1]))
 
 
 @ray.remote(num_cpus=0)

@@ -1,5 +1,6 @@
 """One way to run a training function with Ray Train, and where its checkpoints and bad images go."""
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,11 @@ CHECKPOINTS = "checkpoints"
 """Folder of the run directory that Ray Train uses while a training lasts."""
 
 _FAILURES = 3
+
+# Without the first, Ray Train prints each line of a worker twice; the second adds an actor and an error line to each
+# training, and the death of a preempted worker is recognised without it.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def slots(workers: int) -> int:
@@ -96,6 +102,7 @@ def _cpus() -> float:
 
 def _guarded(config: dict[str, Any]) -> str | None:
     """Runs the work; rank 0 returns a UserError's text, for which Ray Train would only try again."""
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
     torch.set_num_threads(min(config["threads"], os.cpu_count() or 1))
     try:
         config["work"](**config["arguments"])

@@ -1,5 +1,6 @@
 """The data set "cluttered objects": an ImageFolder of small scenes, drawn anew, identically, on any machine."""
 
+import argparse
 import csv
 import hashlib
 import random
@@ -11,6 +12,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from ddps_ray.console import say
 from ddps_ray.quickstart.shapes import CLASSES, VARIANTS, draw_distractor, draw_object
 
 SIDE = 64
@@ -19,7 +21,7 @@ SIDE = 64
 BOXES_FILE = "boxes.csv"
 """File beside the splits with the true box of each object; no stage reads it, only the report and tests do."""
 
-_OBJECT_SIDES = (19, 25)
+_OBJECT_SIDES = (22, 27)
 _DISTRACTOR_SIDES = (10, 22)
 _BACKGROUND_SIDES = (70, 220)
 
@@ -122,3 +124,19 @@ def _shift_hue(thing: Image.Image, turn: float, light: float) -> Image.Image:
     rgb = Image.fromarray(hsv.astype(np.uint8), mode="HSV").convert("RGB")
     rgb.putalpha(thing.getchannel("A"))
     return rgb
+
+
+def main() -> None:
+    """Draws a data set of any size: `python -m ddps_ray.quickstart.objects DIR --train 1000 --val 40 --seed 1`."""
+    parser = argparse.ArgumentParser(description="Draw cluttered objects as an ImageFolder.")
+    parser.add_argument("folder", type=Path, help="folder to create")
+    parser.add_argument("--train", type=int, default=1000, help="training images a class (%(default)s)")
+    parser.add_argument("--val", type=int, default=40, help="validation images a class (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the data set; the quickstart's own is 0 (%(default)s)")
+    args = parser.parse_args()
+    for done in write_image_folder(args.folder, {"train": args.train, "val": args.val}, args.seed):
+        say(f"drawn: {done}")
+
+
+if __name__ == "__main__":
+    main()

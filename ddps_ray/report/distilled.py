@@ -143,17 +143,17 @@ def images(sets: list[DistilledSet], classes: list[str], names: dict[str, str]) 
 
 def clusters(
     sets: list[DistilledSet], classes: list[str], names: dict[str, str]
-) -> tuple[DistilledSet, dict[str, list[Cluster]]] | None:
+) -> tuple[DistilledSet, list[tuple[str, list[Cluster]]]] | None:
     """Top clusters of each class, as the largest clustered set has them.
 
     Returns:
-        That set, and the clusters by class name; None if no set is clustered.
+        That set, and each class's name and clusters; None if no set is clustered.
     """
     clustered = [each for each in sets if any(row["cluster"] is not None for row in each.rows)]
     if not clustered:
         return None
     largest = max(clustered, key=lambda each: each.ipc)
-    return largest, {names[class_id]: _clusters(largest, class_id) for class_id in classes}
+    return largest, [(names[class_id], _clusters(largest, class_id)) for class_id in classes]
 
 
 def _clusters(each: DistilledSet, class_id: str) -> list[Cluster]:

@@ -1,0 +1,125 @@
+"""A scoring job on a local head with logical GPUs, killed in the middle and submitted again, loses nothing."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.util.state import list_actors
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > PATIENCE:
+            pytest.fail(f"waited {PATIENCE} s for {what}")
+        time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def jobs() -> Iterator[JobSubmissionClient]:
+    """A Ray head of its own, on loopback, with two GPUs that exist in name only; no other Ray is touched."""
+    dashboard = _free_port()
+    temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
+    command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--num-gpus=2", f"--port={_free_port()}"]
+    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
+    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    clients: list[JobSubmissionClient] = []
+
+    def answers() -> bool:
+        try:
+            clients.append(JobSubmissionClient(f"http://127.0.0.1:{dashboard}"))
+        except (ConnectionError, RuntimeError):
+            return False
+        return True
+
+    try:
+        _until(answers, "the head's job server")
+        yield clients[0]
+    finally:
+        head.terminate()
+        head.wait(60)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, scenes: Path, tiny_sd: Path) -> Path:
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "data": {"root": str(scenes), "val": None},
+        "model": {"path": str(tiny_sd)},
+        "score": {"size": 64, "patch": 32, "pairs": 60, "batch": 5, "rows_per_shard": 10},
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def _submit(jobs: JobSubmissionClient, command: str, recipe: Path) -> str:
+    entrypoint = f"python jobs/ddps.py {command} --config {recipe}"
+    runtime = {"working_dir": str(ROOT), "excludes": [".git", "*-run"]}
+    return str(jobs.submit_job(entrypoint=entrypoint, runtime_env=runtime))
+
+
+def _finish(jobs: JobSubmissionClient, job: str) -> str:
+    _until(lambda: jobs.get_job_status(job).is_terminal(), f"job {job}")
+    logs = str(jobs.get_job_logs(job))
+    assert jobs.get_job_status(job) == JobStatus.SUCCEEDED, logs
+    return logs
+
+
+def _living_actors(jobs: JobSubmissionClient) -> list[object]:
+    return list(list_actors(address=jobs.get_address(), filters=[("state", "=", "ALIVE")]))
+
+
+def _shards(run_dir: Path, folder: str) -> dict[Path, list[str]]:
+    shards = {}
+    for file in (run_dir / folder).glob("*.parquet"):
+        if not file.name.endswith(".pending.parquet"):
+            shards[file] = pq.read_table(file, columns=["image_id"]).column("image_id").to_pylist()
+    return shards
+
+
+def test_a_killed_job_submitted_again_scores_only_what_is_missing(jobs: JobSubmissionClient, recipe: Path) -> None:
+    run_dir = recipe.parent / "run"
+    _finish(jobs, _submit(jobs, "index", recipe))
+    job = _submit(jobs, "score", recipe)
+    committed = run_dir / "checkpoints" / "score"
+    _until(lambda: len(_shards(run_dir, "checkpoints/score")) >= 3 if committed.exists() else False, "three commits")
+    os.kill(int(jobs.get_job_info(job).driver_info.pid), signal.SIGKILL)
+    _until(lambda: jobs.get_job_status(job).is_terminal(), "the killed job's end")
+    assert jobs.get_job_status(job) == JobStatus.FAILED
+
+    _until(lambda: not _living_actors(jobs), "the killed job's actors to end")
+    before = {image_id for ids in _shards(run_dir, "checkpoints/score").values() for image_id in ids}
+    assert 0 < len(before) < 120, "the job was to be killed in the middle"
+    kept = {file: file.stat().st_mtime_ns for file in _shards(run_dir, "scores")}
+
+    logs = _finish(jobs, _submit(jobs, "score", recipe))
+    after = _shards(run_dir, "scores")
+    ids = [image_id for shard in after.values() for image_id in shard]
+    manifest = [i for shard in _shards(run_dir, "manifest").values() for i in shard]
+    assert sorted(ids) == sorted(manifest), "every id once"
+    again = {
+        image_id for file, shard in after.items() if kept.get(file) != file.stat().st_mtime_ns for image_id in shard
+    }
+    assert again == set(manifest) - before, "only the missing ones were scored"
+    assert f"{len(before)} of 120 were done before" in logs

@@ -1,0 +1,207 @@
+"""Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ddps_ray import schemas
+from ddps_ray.config import Recipe, Student
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline import evaluate, teacher
+from ddps_ray.storage import Run
+from ddps_ray.students import data, networks, teachers, training
+from ddps_ray.students.training import Protocol
+from tests.students import inputs
+
+CPU = torch.device("cpu")
+SUBSET = ["fish", "gem"]
+
+
+def recipe(run_dir: Path, **evaluation: Any) -> Recipe:
+    values = {
+        "run_dir": str(run_dir),
+        "data": {"root": "unused"},
+        "model": {"path": "quickstart"},
+        "distill": {
+            "sets": {"typical": {"ipc": [1]}, "chance": {"selector": "random", "ipc": [12], "classes": SUBSET}}
+        },
+        "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}},
+        "evaluate": {
+            "size": 16,
+            "students": [{"arch": "convnet2", "width": 4}],
+            "seeds": [0, 1],
+            "epochs": 3,
+            **evaluation,
+        },
+    }
+    return Recipe.model_validate(values)
+
+
+def prepare(folder: Path, scenes: Path, recipe: Recipe) -> Run:
+    """A run with a manifest, one of whose validation images is broken, a teacher, and the distilled sets."""
+    images = folder / "data"
+    for split in ("train", "val"):
+        for file in (scenes / split).glob("*/*.png"):
+            (target := images / split / file.parent.name).mkdir(parents=True, exist_ok=True)
+            (target / file.name).hardlink_to(file)
+    broken = images / "val" / "gem" / "00000.png"
+    broken.unlink()
+    broken.write_bytes(b"no image")
+    run = inputs.indexed(Path(recipe.run_dir), images)
+    classes = data.class_ids(run, "train")
+    torch.manual_seed(0)
+    network = networks.build(recipe.teacher.model, 10, 16)
+    teachers.save(network, run.path("teacher"), recipe.teacher.model, classes, None)
+    run.claim("teacher", teacher.settings(recipe))
+    run.finish("teacher", {"accuracy": None, "classes": 10})
+    inputs.distilled(run, images, "typical", 1, classes, slots=4)
+    inputs.distilled(run, images, "chance", 12, SUBSET, slots=1)
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(ray_session: None, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run directory with all students trained."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    made = recipe(folder / "run")
+    prepare(folder, scenes, made)
+    evaluate.run(made)
+    return made
+
+
+def rows(recipe: Recipe) -> list[dict[str, Any]]:
+    files = sorted(Path(recipe.run_dir, "evaluation").glob("*.parquet"))
+    tables = [schemas.check(pq.read_table(file), schemas.EVALUATION) for file in files]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+def test_there_is_a_row_for_each_set_ipc_student_and_seed(evaluated: Recipe) -> None:
+    made = {(row["set_name"], row["selector"], row["ipc"], row["seed"], row["images"]) for row in rows(evaluated)}
+    assert len(rows(evaluated)) == 4
+    assert made == {
+        (name, selector, ipc, seed, images)
+        for name, selector, ipc, images in [
+            ("typical", "ddps", 1, 10),
+            ("chance", "random", 12, 24),
+        ]
+        for seed in (0, 1)
+    }
+    for row in rows(evaluated):
+        assert (row["teacher"], row["student"], row["epochs"]) == ("convnet2-w8", "convnet2-w4", 3)
+        assert 0 <= row["accuracy_last"] <= row["accuracy_best"] <= 1
+        assert json.loads(row["settings"])["temperature"] == 20
+
+
+def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
+    run, cfg = Run(evaluated.run_dir), evaluated.evaluate
+    distilled = data.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
+    val = data.load_validation(run, "val", SUBSET, 16)
+    guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
+    torch.manual_seed(1)
+    student = networks.build(cfg.students[0], 2, 16)
+    outcome = training.train_student(
+        student,
+        guide,
+        distilled,
+        Protocol.of(cfg, cfg.students[0], 12, 2),
+        1,
+        lambda: training.accuracy(student, val, CPU),
+    )
+    row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
+    assert outcome is not None
+    one_image = 1.01 / 11  # the number of threads may change a sum in its last bit, and with it one image
+    assert row["accuracy_last"] == pytest.approx(outcome.accuracy_last, abs=one_image)
+    assert row["accuracy_teacher"] == pytest.approx(training.accuracy(guide, val, CPU), abs=one_image)
+
+
+def test_bad_validation_image_is_in_quarantine_once(evaluated: Recipe) -> None:
+    files = sorted(Path(evaluated.run_dir, "quarantine").glob("*.parquet"))
+    bad = [row for file in files for row in schemas.check(pq.read_table(file), schemas.QUARANTINE).to_pylist()]
+    assert [(row["image_id"], row["stage"], row["reason"]) for row in bad] == [
+        ("val/gem/00000.png", "evaluate", "not an image")
+    ]
+
+
+def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(evaluated.run_dir, "evaluation")
+    lost = next(file for file in sorted(folder.glob("*.parquet")) if "typical" in file.name)
+    before = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    row = pq.read_table(lost).to_pylist()
+    lost.unlink()
+    evaluate.run(evaluated)
+    assert "4 students, 3 of them already finished" in capsys.readouterr().out
+    after = {file.name: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {lost.name}
+    again = pq.read_table(lost).to_pylist()
+    assert again[0]["accuracy_last"] == pytest.approx(row[0]["accuracy_last"], abs=1.01 / 59)
+    evaluate.run(evaluated)
+    said = capsys.readouterr().out
+    assert "4 students, 4 of them already finished" in said
+    assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == after
+
+
+def test_table_shows_mean_and_sample_deviation(evaluated: Recipe) -> None:
+    lines = evaluate.table(Run(evaluated.run_dir))
+    assert lines[0].split() == ["set", "ipc", "student", "accuracy", "%", "seeds", "images", "teacher", "%"]
+    first, second = (row["accuracy_last"] for row in rows(evaluated) if row["set_name"] == "typical")
+    mean, deviation = 50 * (first + second), 100 * abs(first - second) / 2**0.5
+    line = next(line for line in lines if line.startswith("typical"))
+    assert line.split()[:8] == ["typical", "1", "convnet2-w4", f"{mean:.1f}", "±", f"{deviation:.1f}", "2", "10"]
+
+
+def test_other_settings_of_the_same_students_are_refused(evaluated: Recipe) -> None:
+    changed = evaluated.evaluate.model_copy(update={"epochs": 4})
+    with pytest.raises(UserError, match="epochs was 3, is now 4"):
+        evaluate.run(evaluated.model_copy(update={"evaluate": changed}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"root": "unused", "val": None}}, r"data\.val: null"),
+        ({"distill": {"sets": {"other": {"ipc": [1]}}}}, r"no finished distill/other/ipc=1 stage: run `ddps distill`"),
+        ({"evaluate": {"ipc": [7]}}, r"no set has an IPC of \[7\]"),
+        ({"evaluate": {"students": [{"arch": "nosuchnet"}], "size": 16}}, "no network 'nosuchnet'"),
+        ({"evaluate": {"students": [{"arch": "convnet2"}] * 2, "size": 16}}, "convnet2 is there twice"),
+        ({"evaluate": {"size": 32}}, "size was 16, is now 32"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(evaluated: Recipe, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluate.run(Recipe.model_validate(evaluated.model_dump() | changes))
+
+
+def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    inputs.distilled(run, scenes, "typical", 1, data.class_ids(run, "train"), slots=4)
+    with pytest.raises(UserError, match="no finished teacher stage: run `ddps teacher`"):
+        evaluate.run(recipe(tmp_path / "run", sets=["typical"]))
+
+
+def test_workers_report_a_damaged_distilled_image(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", sets=["typical"], seeds=[0])
+    run = prepare(tmp_path, scenes, made)
+    file = Path(run.path("distilled", "typical", "ipc=1", "train", "gem", "00000.png"))
+    file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"gem/00000\.png: not an image"):
+        evaluate.run(made)
+    assert rows(made) == []
+
+
+def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
+    prepare(tmp_path, scenes, made)
+    evaluate.run(made)
+    (row,) = rows(made)
+    assert (row["images"], json.loads(row["settings"])["workers"]) == (24, 2)
+
+
+def test_student_of_another_width_has_its_own_rows() -> None:
+    narrow, wide = Student(arch="convnet2", width=4), Student(arch="convnet2")
+    here = recipe(Path("run"))
+    files = {evaluate.Group("s", 1, each, ("a",), (0,)).file(here, 0) for each in (narrow, wide)}
+    assert files == {"s_ipc=1_convnet2-w8_convnet2-w4_seed=0.parquet", "s_ipc=1_convnet2-w8_convnet2_seed=0.parquet"}

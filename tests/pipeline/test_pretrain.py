@@ -1,0 +1,77 @@
+"""`ddps pretrain` on a real Ray Train: it makes a model that `ddps score` uses, and goes on after a SIGKILL."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+from diffusers import StableDiffusionPipeline
+
+from ddps_ray import config
+from ddps_ray.pipeline import index, pretrain, score
+from ddps_ray.storage import Run
+
+
+def _write(folder: Path, scenes: Path, unet_steps: int) -> Path:
+    values = {
+        "run_dir": str(folder / "run"),
+        "data": {"root": str(scenes), "val": None},
+        "model": {"path": "pretrained"},
+        "score": {"size": 64, "patch": 32, "pairs": 1},
+        "pretrain": {
+            "vae_channels": [8, 8, 8],
+            "unet_channels": [8, 16],
+            "text_width": 16,
+            "text_layers": 1,
+            "vae_steps": 10,
+            "unet_steps": unet_steps,
+            "unet_batch": 4,
+            "checkpoint_every": 10,
+        },
+    }
+    file = folder / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_pretrained_model_scores_its_data(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = config.load(_write(tmp_path, scenes, 20))
+    index.run(recipe)
+    pretrain.run(recipe)
+    StableDiffusionPipeline.from_pretrained(f"{recipe.run_dir}/pretrain/model")
+    pretrain.run(recipe)
+    assert "pretrain: already finished" in capsys.readouterr().out
+    score.run(recipe)
+    assert Run(recipe.run_dir).require("score", "score")["scored"] == 120
+
+
+def test_a_killed_pretraining_goes_on_from_its_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    file = _write(tmp_path, scenes, 400)
+    command = [sys.executable, "-m", "ddps_ray.cli"]
+    subprocess.run([*command, "index", "--config", str(file)], check=True)
+    first = subprocess.Popen(
+        [*command, "pretrain", "--config", str(file)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    watchdog = threading.Timer(240, first.kill)
+    watchdog.start()
+    assert first.stdout is not None
+    reached = next((line for line in first.stdout if "unet step 100 of" in line), None)
+    watchdog.cancel()
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert reached is not None, "the training ended before step 100"
+    done = subprocess.run(
+        [*command, "pretrain", "--config", str(file)], check=True, capture_output=True, text=True, timeout=300
+    )
+    said = [line for line in done.stdout.splitlines() if " step " in line]
+    assert not any("vae step" in line for line in said), "the VAE was trained again"
+    assert "unet step 400 of 400" in said[-1]
+    first_step = int(said[0].split("unet step ")[1].split(" ")[0])
+    assert first_step > 10, "it began anew"

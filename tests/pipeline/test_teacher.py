@@ -1,0 +1,108 @@
+"""Stage `teacher` on a real Ray: what it leaves, that it does not train twice, and that a crash changes nothing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+import safetensors.torch
+import torch
+
+from ddps_ray.config import Recipe
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline import teacher, trainers
+from ddps_ray.storage import Run
+from ddps_ray.students import data, teachers, training
+from tests.students import inputs
+
+WEIGHTS = f"teacher/{teachers.WEIGHTS_FILE}"
+
+
+def recipe(run_dir: Path, **changes: Any) -> Recipe:
+    values = {
+        "run_dir": str(run_dir),
+        "data": {"root": "unused"},
+        "model": {"path": "quickstart"},
+        "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}, "epochs": 4, "batch": 20},
+        "evaluate": {"size": 16},
+    }
+    return Recipe.model_validate(values | changes)
+
+
+def die_once(recipe: Recipe, marker: str) -> None:
+    """Trains the teacher, but the first process that comes to its third checkpoint is gone."""
+    report, calls = ray.train.report, []
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 3 and not Path(marker).exists():
+            Path(marker).touch()
+            ray.train.get_all_reported_checkpoints()  # returns when the first two are known to be safe
+            os._exit(1)
+        report(*arguments, **named)
+
+    ray.train.report = counted
+    try:
+        teacher.train(recipe)
+    finally:
+        ray.train.report = report
+    Path(marker).write_text(str(len(calls)))
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session: None, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run directory with a trained teacher."""
+    made = recipe(tmp_path_factory.mktemp("trained") / "run")
+    inputs.indexed(Path(made.run_dir), scenes)
+    teacher.run(made)
+    return made
+
+
+def test_teacher_is_saved_with_its_accuracy(trained: Recipe) -> None:
+    run = Run(trained.run_dir)
+    classes = data.class_ids(run, "train")
+    about = teachers.describe(run.path("teacher"))
+    model = teachers.load(trained.teacher, run.path("teacher"), classes, 16)
+    val = data.load_validation(run, "val", classes, 16)
+    assert about["class_ids"] == classes
+    assert about["accuracy"] == pytest.approx(training.accuracy(model, val, torch.device("cpu")), abs=1.5 / 60)
+    assert run.summary("teacher") == {"accuracy": about["accuracy"], "classes": 10}
+    assert not (Path(trained.run_dir) / "checkpoints" / "teacher").exists()
+
+
+def test_second_run_trains_nothing(trained: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = Path(trained.run_dir) / WEIGHTS
+    before = weights.stat().st_mtime_ns
+    teacher.run(trained)
+    assert weights.stat().st_mtime_ns == before
+    assert "already finished: 10 classes" in capsys.readouterr().out
+
+
+def test_other_settings_are_refused(trained: Recipe) -> None:
+    with pytest.raises(UserError, match=r"teacher\.epochs was 4, is now 5"):
+        teacher.run(trained.model_copy(update={"teacher": trained.teacher.model_copy(update={"epochs": 5})}))
+
+
+def test_crash_in_the_middle_changes_nothing(trained: Recipe, scenes: Path, tmp_path: Path) -> None:
+    crashed = recipe(tmp_path / "run")
+    run = inputs.indexed(tmp_path / "run", scenes)
+    marker = tmp_path / "died"
+    trainers.fit(die_once, {"recipe": crashed, "marker": str(marker)}, run, "teacher", workers=1)
+    assert marker.read_text() == "2"  # epochs 3 and 4; the first two came from the checkpoint
+    made, wanted = (safetensors.torch.load_file(Path(each.run_dir) / WEIGHTS) for each in (crashed, trained))
+    assert made.keys() == wanted.keys()
+    assert all(torch.allclose(made[name], wanted[name], atol=1e-6) for name in wanted)
+
+
+def test_published_weights_need_no_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher.run(recipe(tmp_path / "run", teacher={"weights": "timm"}))
+    assert "nothing to train: resnet18.tv_in1k has published weights" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_network_that_does_not_fit_is_refused_before_anything_is_written(scenes: Path, tmp_path: Path) -> None:
+    inputs.indexed(tmp_path / "run", scenes)
+    with pytest.raises(UserError, match=r"evaluate\.size: convnet2 halves"):
+        teacher.run(recipe(tmp_path / "run", evaluate={"size": 18}))
+    assert Run(str(tmp_path / "run")).record()["stages"].keys() == {"index"}
