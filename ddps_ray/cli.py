@@ -1,6 +1,7 @@
 """The command line: `ddps <command> --config run.yaml` runs a stage, and says a user's mistake in one line."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -45,9 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Imported only now: Ray and torch take seconds to load, which --help and a mistyped key need not wait for.
         if args.command == "quickstart":
+            stay_on_loopback(None)
             import_module("ddps_ray.quickstart.run").run(args.out, args.full, args.set)
         else:
             recipe = config.load(args.config, args.set)
+            stay_on_loopback(recipe.address)
             import_module(COMMANDS[args.command][0]).run(recipe)
     except KeyboardInterrupt:
         print("ddps: interrupted; the same command goes on from here", file=sys.stderr)
@@ -59,6 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ddps: {mistake}", file=sys.stderr)
         return 2
     return 0
+
+
+def stay_on_loopback(address: str | None) -> None:
+    """Sees to it that a Ray which this process starts listens on loopback only; Ray reads this when it is imported.
+
+    Args:
+        address: Cluster that is joined instead, if any.
+    """
+    if address is None and "RAY_ADDRESS" not in os.environ:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def user_error(error: BaseException) -> str | None:

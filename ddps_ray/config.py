@@ -226,8 +226,8 @@ class Pretrain(Section):
     latent_channels: PositiveInt = 4
     """Channels of a latent."""
     latent_std: PositiveFloat = 2.0
-    """Standard deviation of a scaled latent. A small picture has fewer positions to show a thing with, so at one time step
-    noise hides more of it than of a large one; latents above 1 make up for that."""
+    """Standard deviation of a scaled latent. A small picture has fewer positions to show a thing with, so that at the
+    same time step noise hides more of it than of a large one; latents above 1 make up for that."""
     vae_channels: tuple[PositiveInt, ...] = (8, 16, 32)
     """Channels of the VAE's levels; each level after the first halves the side."""
     unet_channels: tuple[PositiveInt, ...] = (32, 64, 96)

@@ -1,5 +1,6 @@
 """What a person at the command line gets: help, an exit code, and one line for a mistake of theirs."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -122,3 +123,13 @@ def test_an_interruption_is_130_and_a_bug_is_raised(
     monkeypatch.setitem(cli.COMMANDS, "index", ("stage_ZeroDivisionError", ""))
     with pytest.raises(ZeroDivisionError):
         cli.main(["index", "--config", recipe_file])
+
+
+def test_a_ray_that_it_starts_listens_on_loopback_only() -> None:
+    code = "from ddps_ray import cli; cli.stay_on_loopback(None); import ray; "
+    code += (
+        "ray.init(num_cpus=1, include_dashboard=False, logging_level='error'); print(ray.util.get_node_ip_address())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split()[-1] == "127.0.0.1"

@@ -23,7 +23,7 @@ def connect(recipe: Recipe) -> None:
     # Without a dashboard one of Ray Train's actors warns every second that it cannot ask it.
     quiet = {"logging_level": logging.WARNING, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address is None:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=address, **quiet)

@@ -1,16 +1,16 @@
 """Pretraining of a small latent diffusion model by Ray Train; a killed run goes on from its last checkpoint."""
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as pads
 import ray.train.torch
 import torch
 from PIL import Image, ImageOps
 from ray import train
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from torch import nn
 
 from ddps_ray import schemas, storage
@@ -19,14 +19,14 @@ from ddps_ray.console import say
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline import cluster
+from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.pipeline.score import PRETRAINED
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
 _STATE = "state.pt"
+_RESULT = "result.json"
 _SAID_EVERY = 50
-_FAILURES = 3
 
 
 def run(recipe: Recipe) -> None:
@@ -43,21 +43,9 @@ def run(recipe: Recipe) -> None:
         return
     say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(PRETRAINED)}")
     cluster.connect(recipe)
-    gpu = cluster.gpus() > 0
-    trainer = ray.train.torch.TorchTrainer(
-        _train,
-        train_loop_config={"recipe": recipe.model_dump(mode="json")},
-        scaling_config=ScalingConfig(num_workers=settings.workers, use_gpu=gpu),
-        run_config=RunConfig(
-            name="train",
-            storage_path=run.path(STAGE),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            failure_config=FailureConfig(max_failures=_FAILURES),
-        ),
-    )
-    metrics = trainer.fit().metrics or {}
-    run.finish(STAGE, {"loss": metrics.get("loss"), "model": PRETRAINED})
-    say(f"pretrain: loss {metrics.get('loss', float('nan')):.4f}, model in {run.path(PRETRAINED)}")
+    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers)
+    run.finish(STAGE, json.loads(storage.read_bytes(run.path(STAGE, _RESULT))))
+    say(f"pretrain: the model is in {run.path(PRETRAINED)}")
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
@@ -71,14 +59,10 @@ def _settings(recipe: Recipe) -> dict[str, object]:
     }
 
 
-def _train(config: dict[str, dict[str, object]]) -> None:
+def _train(recipe: Recipe) -> None:
     """What each worker does: load its share of the images, train, and report a checkpoint now and then."""
-    recipe = Recipe.model_validate(config["recipe"])
-    context = train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
+    rank, world = (share := trainers.share()).rank, share.world
     device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, cluster.cores() // context.get_local_world_size()))
     run = storage.Run(recipe.run_dir)
     images_NCHW, labels_N, prompts = _share(recipe, run, rank, world)
     training = Pretraining(
@@ -95,13 +79,17 @@ def _train(config: dict[str, dict[str, object]]) -> None:
     if (saved := train.get_checkpoint()) is not None:
         with saved.as_directory() as folder:
             training.restore(torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
+    losses = {}
     while training.phase is not None:
-        _report(_advance(training, recipe.pretrain.checkpoint_every, speak=rank == 0), training, rank)
+        progress = _advance(training, recipe.pretrain.checkpoint_every, speak=rank == 0)
+        losses[f"{progress.phase}_loss"] = progress.loss
+        _report(progress, training, rank)
     if rank == 0:
         with tempfile.TemporaryDirectory() as folder:
             save(training.finish(), Path(folder))
             for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
                 storage.write_bytes(run.path(PRETRAINED, file.relative_to(folder).as_posix()), file.read_bytes())
+        storage.write_json(run.path(STAGE, _RESULT), losses)
 
 
 def _prepare(module: nn.Module) -> nn.Module:
@@ -142,7 +130,12 @@ def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[tor
     prompts = [recipe.score.prompt.format(text) for text in classes.column("class_text_min").to_pylist()]
     mine = rows.take(list(range(rank, rows.num_rows, world)))
     results = attempt(mine.column("uri").to_pylist(), _squared(recipe.pretrain.size))
-    _quarantine(run, mine, results, rank)
+    bad = [
+        (row, str(result))
+        for row, result in zip(mine.to_pylist(), results, strict=True)
+        if isinstance(result, BadImage)
+    ]
+    _quarantine(run, bad)
     good = [place for place, result in enumerate(results) if not isinstance(result, BadImage)]
     if not good:
         raise UserError(f"{run.path('manifest')}: not one of {mine.num_rows} training images can be used")
@@ -159,17 +152,14 @@ def _squared(size: int) -> Callable[[Image.Image], torch.Tensor]:
     return work
 
 
-def _quarantine(run: storage.Run, rows: pa.Table, results: list[torch.Tensor | BadImage], rank: int) -> None:
-    bad = [(place, str(result)) for place, result in enumerate(results) if isinstance(result, BadImage)]
+def _quarantine(run: storage.Run, bad: list[tuple[dict[str, Any], str]]) -> None:
     if not bad:
         return
     say(f"pretrain: {len(bad)} images cannot be used; the reasons are in {run.path('quarantine')}")
-    chosen = rows.take([place for place, _ in bad])
     columns = {
-        "image_id": chosen.column("image_id").to_pylist(),
-        "uri": chosen.column("uri").to_pylist(),
+        "image_id": [row["image_id"] for row, _ in bad],
+        "uri": [row["uri"] for row, _ in bad],
         "stage": [STAGE] * len(bad),
         "reason": [reason for _, reason in bad],
     }
-    table = schemas.table(columns, schemas.QUARANTINE)
-    storage.write_table(run.path("quarantine", f"pretrain-{rank:05d}.parquet"), table)
+    trainers.write_quarantine(run, STAGE, schemas.table(columns, schemas.QUARANTINE))

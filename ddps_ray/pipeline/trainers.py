@@ -103,7 +103,7 @@ def _cpus() -> float:
 def _guarded(config: dict[str, Any]) -> str | None:
     """Runs the work; rank 0 returns a UserError's text, for which Ray Train would only try again."""
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
-    torch.set_num_threads(min(config["threads"], os.cpu_count() or 1))
+    torch.set_num_threads(min(config["threads"], cluster.cores()))
     try:
         config["work"](**config["arguments"])
     except UserError as error:

@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder to create")
     parser.add_argument("--train", type=int, default=1000, help="training images a class (%(default)s)")
     parser.add_argument("--val", type=int, default=40, help="validation images a class (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="seed of the data set; the quickstart's own is 0 (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed; the quickstart's own is 0 (%(default)s)")
     args = parser.parse_args()
     for done in write_image_folder(args.folder, {"train": args.train, "val": args.val}, args.seed):
         say(f"drawn: {done}")

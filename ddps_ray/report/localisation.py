@@ -60,12 +60,14 @@ class Placement:
         text: The same in words.
         holds: Share of patches that hold at least `HELD` of their object's box.
         coverage: Mean share of the box's area that lies inside the patch.
+        behind: Mean coverage of the chosen patch minus that of this one, of the same image.
     """
 
     name: str
     text: str
     holds: Interval
     coverage: Interval
+    behind: Interval
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,15 @@ class Localisation:
     Attributes:
         images: Scored images that have a true box.
         placements: Chosen, random, centred and, if the maps are stored, lowest.
-        gain: Mean coverage of the chosen patch minus that of the random patch of the same image.
     """
 
     images: int
     placements: tuple[Placement, ...]
-    gain: Interval
+
+    @property
+    def gain(self) -> Interval:
+        """Mean coverage of the chosen patch minus that of the random patch of the same image."""
+        return next(place.behind for place in self.placements if place.name == "random")
 
     def describe(self) -> list[str]:
         """Returns the result in lines of plain text, as the command line prints it."""
@@ -88,7 +93,9 @@ class Localisation:
         for place in self.placements:
             holds = f"holds the object (>= {HELD:.0%} of its box): {place.holds}"
             lines.append(f"{place.text:<20} {holds}; coverage: {place.coverage}")
-        return [*lines, f"coverage, most typical minus random: {self.gain}"]
+        for place in self.placements[1:]:
+            lines.append(f"coverage, most typical minus {place.text}: {place.behind}")
+        return lines
 
 
 def measure(run: Run, boxes_uri: str) -> Localisation:
@@ -194,14 +201,12 @@ def _random_window(image_id: str, places: np.ndarray) -> np.ndarray:
 
 def _summarise(covered: np.ndarray) -> Localisation:
     """Means and intervals of coverages of shape images×placements; the images are in the order of their ids."""
-    measures = np.hstack([covered >= HELD, covered, covered[:, :1] - covered[:, 1:2]])
+    measures = np.hstack([covered >= HELD, covered, covered[:, :1] - covered])
     intervals = [Interval(*map(float, three)) for three in zip(measures.mean(0), *_bootstrap(measures), strict=True)]
     count = len(_PLACES)
-    placements = [
-        Placement(name, text, intervals[i], intervals[count + i]) for i, (name, text) in enumerate(_PLACES.items())
-    ]
+    placements = [Placement(name, text, *intervals[i::count]) for i, (name, text) in enumerate(_PLACES.items())]
     known = [place for place in placements if not np.isnan(place.coverage.mean)]
-    return Localisation(len(covered), tuple(known), intervals[-1])
+    return Localisation(len(covered), tuple(known))
 
 
 def _bootstrap(measures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -99,7 +99,8 @@ def test_latents_are_white_and_the_images_they_stand_for_stay(scenes: Path) -> N
 
 def test_words_of_the_prompts_are_one_token_each_and_others_are_spelled() -> None:
     tokenizer = train_tokenizer(["An image of .", "An image of king penguin", "An image of fish"])
-    assert tokenizer.tokenize("An image of king penguin") == ["an</w>", "image</w>", "of</w>", "king</w>", "penguin</w>"]
+    words = ["an</w>", "image</w>", "of</w>", "king</w>", "penguin</w>"]
+    assert tokenizer.tokenize("An image of king penguin") == words
     assert tokenizer.decode(tokenizer("zebra").input_ids, skip_special_tokens=True).replace(" ", "") == "zebra"
     assert tokenizer.model_max_length == 8
 

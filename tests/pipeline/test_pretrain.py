@@ -39,9 +39,7 @@ def _write(folder: Path, scenes: Path, unet_steps: int) -> Path:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_pretrained_model_scores_its_data(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pretrained_model_scores_its_data(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = config.load(_write(tmp_path, scenes, 20))
     index.run(recipe)
     pretrain.run(recipe)
