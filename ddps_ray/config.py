@@ -85,7 +85,7 @@ class Score(Section):
     """Prompt c; {} is the class name."""
     null_prompt: str = "An image of ."
     """Prompt ∅."""
-    dift_timestep: PositiveInt = 161
+    dift_timestep: int = Field(default=161, ge=0, lt=1000)
     """Time step of the diffusion feature."""
     dift_block: int = Field(default=1, ge=0)
     """U-Net up-block that gives the diffusion feature."""
@@ -111,8 +111,10 @@ class Score(Section):
         first, second = self.timesteps
         if not 0 <= first < second <= 1000:
             raise ValueError("timesteps must be two numbers with 0 <= first < second <= 1000")
-        if "{}" not in self.prompt:
-            raise ValueError("prompt must contain {} where the class name goes")
+        if self.prompt.count("{}") != 1:
+            raise ValueError("prompt must contain {} once, where the class name goes")
+        if not isinstance(self.actors, int | None) and self.actors[0] > self.actors[1]:
+            raise ValueError("actors must be one number, or two with least <= most")
         if self.patch != "full" and self.patch > self.size:
             raise ValueError(f"patch ({self.patch}) must not be larger than size ({self.size})")
         return self
@@ -216,6 +218,8 @@ class Evaluate(Section):
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
     workers: PositiveInt = 1
     """Ray Train workers a student."""
+    together: PositiveInt | None = None
+    """Students trained at the same time; by default as many as the cluster has room for when the stage begins."""
 
 
 class Pretrain(Section):
@@ -263,6 +267,18 @@ class Pretrain(Section):
     workers: PositiveInt = 1
     """Ray Train workers."""
 
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for key in ("vae_channels", "unet_channels"):
+            if any(channels % 8 for channels in getattr(self, key)):
+                raise ValueError(f"{key} must be multiples of 8, for the group normalisation")
+        if self.text_width % 8:
+            raise ValueError("text_width must be a multiple of 8, for the attention heads")
+        halvings = len(self.vae_channels) + len(self.unet_channels) - 2
+        if self.size % 2**halvings:
+            raise ValueError(f"size ({self.size}) must be a multiple of {2**halvings}: it is halved {halvings} times")
+        return self
+
 
 class Report(Section):
     """The HTML page."""
@@ -285,6 +301,9 @@ class Recipe(Section):
     """Seed of the noise and time steps of scoring, with each image's id."""
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""
+    train_on_gpus: bool | None = None
+    """Whether pretrain, teacher and evaluate ask for a GPU a worker; by default if the cluster has any at the time. Set it
+    to true where GPUs come only when they are asked for."""
     data: Data
     model: Model
     score: Score = Score()

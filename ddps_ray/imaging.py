@@ -8,7 +8,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ddps_ray.errors import BadImage
 
-Image.MAX_IMAGE_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
+"""An image of more pixels is refused before it is decompressed."""
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+# What Pillow would warn of is refused by `decode` or harmless; filters are per process, and decoding is in threads.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", message=".*Palette images with Transparency.*")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,21 +33,20 @@ def decode(data: bytes) -> Image.Image:
     Sixteen-bit grey is scaled to eight bits; transparency is laid on white.
 
     Raises:
-        BadImage: Empty, truncated, not an image, or more pixels than `Image.MAX_IMAGE_PIXELS`.
+        BadImage: Empty, truncated, not an image, or more pixels than `MAX_PIXELS`.
     """
     if not data:
         raise BadImage("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", message=".*Palette images with Transparency.*")
-            image = Image.open(io.BytesIO(data))
-            image.load()
-            return _rgb(_upright(image))
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > MAX_PIXELS:
+            raise BadImage(f"more than {MAX_PIXELS} pixels")
+        image.load()
+        return _rgb(_upright(image))
     except UnidentifiedImageError as error:
         raise BadImage("not an image") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(f"more than {Image.MAX_IMAGE_PIXELS} pixels") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(f"more than {MAX_PIXELS} pixels") from error
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, TypeError, MemoryError) as error:
         raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from error
 

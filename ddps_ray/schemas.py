@@ -1,6 +1,5 @@
 """Every Parquet file that one stage writes and another reads: column by column, checked at each write."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -126,7 +125,3 @@ def check(rows: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _fields(schema: pa.Schema) -> list[tuple[str, pa.Field]]:
     return [(field.name, field) for field in schema]
-
-
-Rows = Callable[[pa.Table], pa.Table]
-"""A Ray Data transformation of Arrow batches."""

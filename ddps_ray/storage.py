@@ -139,19 +139,21 @@ class Run:
             if exists(self.path(RECORD)):
                 return _parsed(self.path(RECORD))
             filesystem, path = open_uri(self.uri)
-            foreign = bool(filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
+            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            foreign = any(not info.base_name.startswith(".") for info in found)
         except OSError as error:
             raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
         if foreign:
             raise UserError(f"run_dir: {self.uri} is not empty and has no {RECORD}: it is not a run's; name another")
         return {"stages": {}, "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES}}
 
-    def claim(self, stage: str, settings: dict[str, Any]) -> bool:
+    def claim(self, stage: str, settings: dict[str, Any], *, begun: bool = True) -> bool:
         """Reserves a stage for these settings and says whether it has finished with them before.
 
         Args:
             stage: Name of the stage, e.g. `score` or `distill/ddps/ipc=10`.
             settings: All that its result depends on, as JSON values.
+            begun: Whether a stage that has not finished may have left results; if not, new settings replace the old.
 
         Raises:
             UserError: The stage was begun in this directory with other settings, or the directory is not writable.
@@ -159,7 +161,7 @@ class Run:
         record = self.record()
         settings = json.loads(json.dumps(settings))
         entry = record["stages"].get(stage)
-        if entry is None:
+        if entry is None or not (begun or "finished" in entry):
             record["stages"][stage] = {"settings": settings, "begun": _now()}
             try:
                 write_json(self.path(RECORD), record)

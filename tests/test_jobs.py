@@ -17,7 +17,10 @@ def test_rays_schema_accepts_the_cluster_and_nothing_listens_to_the_world() -> N
     head, workers = (cluster["available_node_types"][name] for name in ("head", "spot-gpu"))
     assert workers["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
     assert head["resources"]["GPU"] == 0
-    assert cluster["provider"]["use_internal_ips"]
+    for node in (head, workers):
+        (interface,) = node["node_config"]["NetworkInterfaces"]
+        assert interface["AssociatePublicIpAddress"] is False
+        assert interface["Groups"], "without groups of its own, Ray makes one that lets the world in by SSH"
     started = " ".join(cluster["head_start_ray_commands"])
     assert "--dashboard-host=127.0.0.1" in started
     assert "0.0.0.0" not in (ROOT / "cluster.yaml").read_text()

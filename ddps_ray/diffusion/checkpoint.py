@@ -86,7 +86,7 @@ def locate(model: Model, pretrained: str) -> Path:
     elif Path(place).expanduser().is_dir():
         folder = Path(place).expanduser()
     elif model.path in names:
-        raise UserError(f"model.path: {model.path}: {place} is not there; `ddps pretrain` makes it")
+        raise UserError(f"model.path: {model.path}: there is no model in {place}")
     else:
         folder = _from_hub(model)
     _check_layout(folder)
@@ -94,7 +94,7 @@ def locate(model: Model, pretrained: str) -> Path:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the weights, tokenizer and configuration files that scoring reads: what a score depends on."""
+    """SHA-256 over the weights, tokenizer and configuration files of the five parts: what a score depends on."""
     total = hashlib.sha256()
     for part in PARTS:
         for file in sorted((folder / part).iterdir()):
@@ -138,14 +138,20 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
 def _from_store(uri: str) -> Path:
     """Copies a checkpoint from a store, once for each state that it has there."""
     files = list(storage.list_files(uri))
+    if not files:
+        raise UserError(f"model.path: {uri} is not there, or empty")
     state = hashlib.sha256(repr([(file.path, file.size, file.mtime_ns) for file in files]).encode()).hexdigest()
-    target = Path(tempfile.gettempdir()) / "ddps_ray-models" / state
+    target = Path("~/.cache/ddps_ray/models").expanduser() / state
     if not target.is_dir():
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as part:
             source, path = storage.open_uri(uri)
             fs.copy_files(path, part + "/model", source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-            (Path(part) / "model").rename(target)
+            try:
+                (Path(part) / "model").rename(target)
+            except OSError:
+                if not target.is_dir():  # another actor of this node was faster
+                    raise
     return target
 
 
@@ -165,9 +171,15 @@ def _check_layout(folder: Path) -> None:
         names = json.loads((folder / _INDEX).read_text())
         unet = json.loads((folder / "unet" / "config.json").read_text())
         scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+        channels = json.loads((folder / "vae" / "config.json").read_text()).get("latent_channels")
     except (OSError, ValueError) as error:
         raise UserError(f"model.path: {folder} is not a diffusers Stable Diffusion: {error}") from error
     if "text_encoder_2" in names or unet.get("_class_name") != "UNet2DConditionModel":
         raise UserError(f"model.path: {folder} is a {names.get('_class_name')}; SD 1.x and 2.x layouts are supported")
+    if unet.get("in_channels") != channels:
+        raise UserError(
+            f"model.path: the U-Net of {folder} takes {unet.get('in_channels')} channels, its VAE gives {channels}: "
+            "inpainting and the like are not supported"
+        )
     if (kind := scheduler.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
         raise UserError(f"model.path: {folder} predicts {kind}; epsilon and v_prediction are supported")

@@ -18,7 +18,7 @@ class Prompts:
     def of(self, class_text: str) -> Tensor:
         """Embedding of a class's prompt, L×D."""
         if class_text not in self._known:
-            self._known[class_text] = self._encode(self._template.format(class_text))
+            self._known[class_text] = self._encode(self._template.replace("{}", class_text))
         return self._known[class_text]
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ def connect(recipe: Recipe) -> None:
     # Without a dashboard one of Ray Train's actors warns every second that it cannot ask it.
     quiet = {"logging_level": logging.WARNING, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address is None:
-        ray.init(include_dashboard=False, **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=address, **quiet)
@@ -36,6 +36,11 @@ def connect(recipe: Recipe) -> None:
 def gpus() -> float:
     """GPUs that the cluster has now."""
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def trains_on_gpus(recipe: Recipe) -> bool:
+    """Whether a training asks for GPUs."""
+    return gpus() > 0 if recipe.train_on_gpus is None else recipe.train_on_gpus
 
 
 def cores() -> int:

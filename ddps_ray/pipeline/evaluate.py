@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import ray.train.torch
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ddps_ray import schemas, storage
 from ddps_ray.config import Recipe, Student
@@ -30,7 +31,7 @@ STAGE = "evaluate"
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
 
-_QUIET_SECONDS = 15.0
+_QUIET_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class Trainers:
         name = group.file(recipe, group.seeds[0]).removesuffix(".parquet")
         arguments = {"recipe": recipe, "group": group}
         try:
-            trainers.fit(train_group, arguments, Run(recipe.run_dir), name, recipe.evaluate.workers, together)
+            gpu = cluster.trains_on_gpus(recipe)
+            trainers.fit(train_group, arguments, Run(recipe.run_dir), name, recipe.evaluate.workers, gpu, together)
         except UserError as error:
             return str(error)
         return None
@@ -184,11 +186,13 @@ def _check(recipe: Recipe, target: Run, groups: list[Group]) -> None:
 
 
 def _train_all(recipe: Recipe, groups: list[Group], total: int) -> None:
-    slots = trainers.slots(recipe.evaluate.workers)
-    if cluster.gpus():
+    gpu = cluster.trains_on_gpus(recipe)
+    slots = trainers.slots(recipe.evaluate.workers, gpu)
+    if gpu:
         groups = [replace(group, seeds=(seed,)) for group in groups for seed in group.seeds]
-    together = min(slots, len(groups))
-    starter = ray.remote(num_cpus=0, max_concurrency=together)(Trainers).remote()
+    together = min(recipe.evaluate.together or slots, len(groups))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
+    starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Trainers).remote()
     pending = [starter.train.remote(recipe, group, together) for group in groups]
     ticker = Ticker(_QUIET_SECONDS)
     while pending:

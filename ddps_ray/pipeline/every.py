@@ -1,8 +1,12 @@
 """All stages of a recipe, one after the other."""
 
+from ddps_ray import manifest
 from ddps_ray.config import Recipe
+from ddps_ray.diffusion.checkpoint import PRETRAINED
 from ddps_ray.pipeline import distill, evaluate, index, pretrain, score, teacher
 from ddps_ray.report import page
+from ddps_ray.storage import Run
+from ddps_ray.students import teachers
 
 
 def run(recipe: Recipe) -> None:
@@ -12,7 +16,8 @@ def run(recipe: Recipe) -> None:
         UserError: As each stage does.
     """
     index.run(recipe)
-    if recipe.model.path == "pretrained":
+    _check_teacher(recipe)
+    if recipe.model.path == PRETRAINED:
         pretrain.run(recipe)
     score.run(recipe)
     distill.run(recipe)
@@ -21,3 +26,12 @@ def run(recipe: Recipe) -> None:
             teacher.run(recipe)
         evaluate.run(recipe)
     page.run(recipe)
+
+
+def _check_teacher(recipe: Recipe) -> None:
+    """Finds out now, not after hours of scoring, that published weights do not know a class."""
+    if recipe.data.val is None or recipe.teacher.weights == "trained":
+        return
+    everything = manifest.classes(Run(recipe.run_dir)).column("class_id").to_pylist()
+    for wanted in recipe.distill.sets.values():
+        teachers.check(recipe.teacher, "", wanted.classes or everything)

@@ -20,7 +20,7 @@ from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.pipeline import cluster, trainers
-from ddps_ray.pipeline.score import PRETRAINED
+from ddps_ray.pipeline.score import MODEL_FOLDER
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
@@ -39,13 +39,13 @@ def run(recipe: Recipe) -> None:
     run.require("index", "index")
     settings = recipe.pretrain
     if run.claim(STAGE, _settings(recipe)):
-        say(f"pretrain: already finished: {run.path(PRETRAINED)}")
+        say(f"pretrain: already finished: {run.path(MODEL_FOLDER)}")
         return
-    say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(PRETRAINED)}")
+    say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(MODEL_FOLDER)}")
     cluster.connect(recipe)
-    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers)
+    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, cluster.trains_on_gpus(recipe))
     run.finish(STAGE, json.loads(storage.read_bytes(run.path(STAGE, _RESULT))))
-    say(f"pretrain: the model is in {run.path(PRETRAINED)}")
+    say(f"pretrain: the model is in {run.path(MODEL_FOLDER)}")
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
@@ -88,7 +88,7 @@ def _train(recipe: Recipe) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save(training.finish(), Path(folder))
             for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
-                storage.write_bytes(run.path(PRETRAINED, file.relative_to(folder).as_posix()), file.read_bytes())
+                storage.write_bytes(run.path(MODEL_FOLDER, file.relative_to(folder).as_posix()), file.read_bytes())
         storage.write_json(run.path(STAGE, _RESULT), losses)
 
 
@@ -127,7 +127,7 @@ def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[tor
     manifest = pads.dataset(path, filesystem=filesystem, format="parquet")
     rows = manifest.to_table(filter=pads.field("split") == recipe.data.train).sort_by("image_id")
     classes = rows.select(["label", "class_text"]).group_by("label").aggregate([("class_text", "min")]).sort_by("label")
-    prompts = [recipe.score.prompt.format(text) for text in classes.column("class_text_min").to_pylist()]
+    prompts = [recipe.score.prompt.replace("{}", text) for text in classes.column("class_text_min").to_pylist()]
     mine = rows.take(list(range(rank, rows.num_rows, world)))
     results = attempt(mine.column("uri").to_pylist(), _squared(recipe.pretrain.size))
     bad = [
@@ -135,7 +135,7 @@ def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[tor
         for row, result in zip(mine.to_pylist(), results, strict=True)
         if isinstance(result, BadImage)
     ]
-    _quarantine(run, bad)
+    _quarantine(run, bad, rank)
     good = [place for place, result in enumerate(results) if not isinstance(result, BadImage)]
     if not good:
         raise UserError(f"{run.path('manifest')}: not one of {mine.num_rows} training images can be used")
@@ -152,14 +152,13 @@ def _squared(size: int) -> Callable[[Image.Image], torch.Tensor]:
     return work
 
 
-def _quarantine(run: storage.Run, bad: list[tuple[dict[str, Any], str]]) -> None:
+def _quarantine(run: storage.Run, bad: list[tuple[dict[str, Any], str]], rank: int) -> None:
     if not bad:
         return
-    say(f"pretrain: {len(bad)} images cannot be used; the reasons are in {run.path('quarantine')}")
     columns = {
         "image_id": [row["image_id"] for row, _ in bad],
         "uri": [row["uri"] for row, _ in bad],
         "stage": [STAGE] * len(bad),
         "reason": [reason for _, reason in bad],
     }
-    trainers.write_quarantine(run, STAGE, schemas.table(columns, schemas.QUARANTINE))
+    trainers.write_quarantine(run, f"{STAGE}-{rank}", schemas.table(columns, schemas.QUARANTINE))

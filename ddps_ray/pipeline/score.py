@@ -22,7 +22,7 @@ from ddps_ray.pipeline.progress import Heartbeat
 from ddps_ray.sources.reading import attempt
 
 STAGE = "score"
-PRETRAINED = "pretrain/model"
+MODEL_FOLDER = "pretrain/model"
 """Where `ddps pretrain` puts its model inside a run directory."""
 
 _PIXELS = pa.schema([("pixels", pa.large_binary()), ("error", pa.string())])
@@ -37,10 +37,13 @@ def run(recipe: Recipe) -> None:
     """
     run = storage.Run(recipe.run_dir)
     indexed = run.require("index", "index")
-    folder = checkpoints.locate(recipe.model, run.path(PRETRAINED))
+    if recipe.model.path == checkpoints.PRETRAINED:
+        run.require("pretrain", "pretrain")
+    folder = checkpoints.locate(recipe.model, run.path(MODEL_FOLDER))
     geometry = checkpoints.geometry(folder)
     check(geometry, recipe.score)
-    if run.claim(STAGE, _settings(recipe, folder)):
+    begun = any(True for _ in storage.list_files(run.path("scores")))
+    if run.claim(STAGE, _settings(recipe, folder), begun=begun):
         say(f"score: already finished: {_described(run.require(STAGE, 'score'))} in {run.path('scores')}")
         return
     total = indexed["splits"][recipe.data.train]
@@ -72,8 +75,7 @@ def _described(summary: dict[str, int]) -> str:
 def _execute(recipe: Recipe, run: storage.Run, geometry: checkpoints.Geometry) -> None:
     settings = recipe.score
     context = DataContext.get_current()
-    saved = run.path("checkpoints", STAGE)
-    filesystem, _ = storage.open_uri(saved)
+    filesystem, saved = storage.open_uri(run.path("checkpoints", STAGE))
     context.checkpoint_config = CheckpointConfig(
         "image_id", saved, delete_checkpoint_on_success=False, override_filesystem=filesystem
     )
@@ -91,10 +93,9 @@ def _execute(recipe: Recipe, run: storage.Run, geometry: checkpoints.Geometry) -
         )
         scored = loaded.map_batches(
             ScoringActor,
-            fn_constructor_kwargs={"recipe": recipe, "pretrained": run.path(PRETRAINED)},
             batch_size=settings.batch,
             batch_format="pyarrow",
-            **_actor_resources(settings),
+            **_actors(recipe, run.path(MODEL_FOLDER)),
         )
         filesystem, target = storage.open_uri(run.path("scores"))
         schema = schemas.scores(geometry.feature_sizes[settings.dift_block])
@@ -103,13 +104,21 @@ def _execute(recipe: Recipe, run: storage.Run, geometry: checkpoints.Geometry) -
         context.checkpoint_config = None
 
 
-def _actor_resources(settings: Score) -> dict[str, object]:
+def _actors(recipe: Recipe, pretrained: str) -> dict[str, object]:
+    settings = recipe.score
     available = cluster.gpus()
     gpus = settings.gpus if settings.gpus is not None else float(available > 0)
     actors = settings.actors or (max(1, int(available // gpus)) if gpus else 1)
     least, most = (actors, actors) if isinstance(actors, int) else actors
-    cpus = 0 if gpus or ray.cluster_resources().get("CPU", 0) < 2 else 1
-    return {"compute": ActorPoolStrategy(min_size=least, max_size=most), "num_gpus": gpus, "num_cpus": cpus}
+    # Reading, writing and, in a resumed run, Ray's id filter want a CPU each, or the job would wait for ever.
+    cpus = 0 if gpus or ray.cluster_resources().get("CPU", 0) < most + 2 else 1
+    threads = max(1, cluster.cores() // most)
+    return {
+        "compute": ActorPoolStrategy(min_size=least, max_size=most),
+        "num_gpus": gpus,
+        "num_cpus": cpus,
+        "fn_constructor_kwargs": {"recipe": recipe, "pretrained": pretrained, "threads": threads},
+    }
 
 
 def _load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
@@ -137,12 +146,12 @@ def _load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
 class ScoringActor:
     """Holds a scorer; turns loaded rows into score rows."""
 
-    def __init__(self, recipe: Recipe, pretrained: str) -> None:
-        """Loads the model onto this actor's GPU, or the CPU if there is none."""
+    def __init__(self, recipe: Recipe, pretrained: str, threads: int) -> None:
+        """Loads the model onto this actor's GPU, or, if there is none, the CPU, of which it takes `threads` cores."""
         self._settings = recipe.score
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cpu":
-            torch.set_num_threads(_threads(recipe.score))
+            torch.set_num_threads(threads)
         folder = checkpoints.locate(recipe.model, pretrained)
         loaded = checkpoints.load(folder, recipe.model.dtype, device)
         self._scorer = Scorer(loaded, recipe.score, recipe.seed)
@@ -186,12 +195,6 @@ def _item(row: dict[str, object]) -> Item:
     shape = (row["scaled_height"], row["scaled_width"], 3)
     pixels = np.frombuffer(row["pixels"], np.uint8).reshape(shape)  # type: ignore[call-overload]
     return Item(str(row["image_id"]), str(row["class_text"]), pixels)
-
-
-def _threads(settings: Score) -> int:
-    """CPU threads for one actor, so that all actors of this machine together take no more than it has."""
-    actors = settings.actors or 1
-    return max(1, cluster.cores() // (actors if isinstance(actors, int) else actors[1]))
 
 
 @ray.remote(num_cpus=0)

@@ -42,8 +42,7 @@ def run(recipe: Recipe) -> None:
         say(f"teacher: already finished: {_in_words(target)}")
         return
     cluster.connect(recipe)
-    trainers.slots(recipe.teacher.workers)
-    trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers)
+    trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers, cluster.trains_on_gpus(recipe))
     target.finish(STAGE, {"accuracy": teachers.describe(target.path(STAGE))["accuracy"], "classes": len(classes)})
     say(f"teacher: {_in_words(target)}")
 

@@ -10,9 +10,10 @@ import ray
 import ray.train
 import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 
 from ddps_ray import storage
+from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
 from ddps_ray.storage import Run
@@ -29,25 +30,35 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
-def slots(workers: int) -> int:
+def slots(workers: int, gpu: bool) -> int:
     """How many trainings of so many workers the cluster can hold at the same time: one GPU a worker, or one CPU.
+
+    Where GPUs are asked for and none is there yet, one: the autoscaler brings it.
 
     Raises:
         UserError: Not even one.
     """
-    kind, have = ("GPUs", cluster.gpus()) if cluster.gpus() else ("CPUs", _cpus())
+    if gpu and not cluster.gpus():
+        return 1
+    kind, have = ("GPUs", cluster.gpus()) if gpu else ("CPUs", _cpus())
     if workers > have:
         raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
     return int(have // workers)
 
 
 def fit(
-    work: Callable[..., None], arguments: dict[str, Any], run: Run, name: str, workers: int, together: int = 1
+    work: Callable[..., None],
+    arguments: dict[str, Any],
+    run: Run,
+    name: str,
+    workers: int,
+    gpu: bool,
+    together: int = 1,
 ) -> None:
     """Runs `work(**arguments)` on Ray Train workers; one that dies is started again, from its checkpoint if it has one.
 
     A training of the same name that was cut short goes on from its checkpoint; when it is done, that is deleted.
-    Where there are GPUs, each worker has one; else the CPUs are shared out evenly.
+    Without GPUs, the CPUs are shared out evenly.
 
     Args:
         work: A function of a module, which writes its own results.
@@ -55,17 +66,21 @@ def fit(
         run: Where checkpoints go.
         name: Of the training; safe as a file name.
         workers: Number of workers.
+        gpu: Whether each asks for a GPU.
         together: Trainings that run at the same time.
 
     Raises:
         UserError: `work` raised it.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
+    slots(workers, gpu)
     threads = max(1, int(_cpus() // (workers * together)))
     trainer = TorchTrainer(
         _guarded,
         train_loop_config={"work": work, "arguments": arguments, "threads": threads},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cluster.gpus() > 0),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
+        torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
         run_config=RunConfig(
             name=name,
             storage_path=run.path(CHECKPOINTS),
@@ -86,10 +101,12 @@ def share() -> Share:
 
 
 def write_quarantine(run: Run, stage: str, rows: pa.Table) -> None:
-    """Writes a stage's bad images, one file for each folder that they are in.
+    """Writes a stage's bad images, one file for each folder that they are in, and says how many.
 
     Trainings that meet the same images write the same files, so that each image is listed once.
     """
+    if rows.num_rows:
+        say(f"{stage}: {rows.num_rows} images cannot be used; the reasons are in {run.path('quarantine')}")
     folders = ["-".join(uri.split("/")[-3:-1]) for uri in rows["uri"].to_pylist()]
     for folder in sorted(set(folders)):
         mine = rows.filter(pa.array([each == folder for each in folders]))

@@ -1,5 +1,6 @@
 """`ddps quickstart`: draws the data, then runs the same stages as any other data set."""
 
+import json
 import shutil
 import time
 from importlib import resources
@@ -34,9 +35,9 @@ def run(out: str, full: bool, overrides: list[str]) -> None:
     folder = Path(out).resolve()
     recipe_file = resources.files("ddps_ray.quickstart") / "recipe.yaml"
     places = [
-        f"run_dir={folder / 'run'}",
-        f"data.root={folder / 'data'}",
-        f"report.boxes={folder / 'data' / BOXES_FILE}",
+        f"run_dir={json.dumps(str(folder / 'run'))}",
+        f"data.root={json.dumps(str(folder / 'data'))}",
+        f"report.boxes={json.dumps(str(folder / 'data' / BOXES_FILE))}",
     ]
     with resources.as_file(recipe_file) as file:
         recipe = config.load(file, [*places, *([] if full else _SHORT), *overrides])

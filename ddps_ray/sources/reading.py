@@ -17,11 +17,12 @@ def read_image(uri: str) -> Image.Image:
     """Reads and decodes one image: upright, RGB, its original size.
 
     Raises:
-        BadImage: It cannot be read or decoded.
+        BadImage: It is not there, may not be read, or cannot be decoded.
+        OSError: The store does not answer as it should: no fault of the image, and worth another try.
     """
     try:
         data = storage.read_bytes(uri)
-    except OSError as error:
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise BadImage(f"cannot be read: {type(error).__name__}") from error
     return imaging.decode(data)
 

@@ -1,6 +1,7 @@
 """Student and teacher architectures by name, and the learning rate that RDED's protocol gives each."""
 
 import re
+from typing import Any
 
 import timm
 import torch
@@ -69,9 +70,11 @@ def from_timm(arch: str, classes: int, size: int, pretrained: bool = False) -> n
     if not known_to_timm(arch):
         raise UserError(f"arch: there is no network {arch!r}: use convnet<d>, resnet18_small or a timm name")
     config = timm.get_pretrained_cfg(arch)
-    sized = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    options: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    if arch.startswith("resnet"):
+        options["zero_init_last"] = False  # as torchvision's ResNets, which RDED trains, begin
     try:
-        network: nn.Module = timm.create_model(arch, pretrained=pretrained, num_classes=classes, **sized)
+        network: nn.Module = timm.create_model(arch, pretrained=pretrained, num_classes=classes, **options)
     except (AssertionError, TypeError, ValueError) as error:
         raise UserError(f"arch: {arch} cannot be built for {size} px: {' '.join(str(error).split())}") from error
     return network.to(memory_format=torch.channels_last)
@@ -114,7 +117,7 @@ def _random(student: Student, classes: int, size: int) -> nn.Module:
 
 def _resnet18_small(classes: int) -> nn.Module:
     """RDED's ResNet-18 for images of at most 64 px: 3×3 stem of stride 1, no max-pooling."""
-    network: nn.Module = timm.create_model("resnet18", num_classes=classes)
+    network: nn.Module = timm.create_model("resnet18", num_classes=classes, zero_init_last=False)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network

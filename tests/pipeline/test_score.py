@@ -133,3 +133,22 @@ def test_two_actors_and_other_batches_give_the_same_scores(
 def test_scoring_before_indexing_names_the_command(tiny_sd: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ddps index` first"):
         score.run(_recipe(tmp_path / "run", tmp_path, tiny_sd))
+
+
+def test_a_hundred_photographs_of_all_sizes(shared: Path, tmp_path: Path) -> None:
+    values = {
+        "run_dir": str(tmp_path / "run"),
+        "data": {"root": str(shared), "train": "imagenet-samples", "val": None},
+        "model": {"path": "quickstart"},
+        "score": {"size": 64, "patch": 32, "pairs": 1, "max_aspect": 20},
+    }
+    recipe = parse(values, "test")
+    index.run(recipe)
+    score.run(recipe)
+    rows = _scores(recipe)
+    assert len(rows) == 100
+    assert all(row["error"] is None for row in rows.values())
+    assert len({(row["map_width"], row["map_height"]) for row in rows.values()}) > 5
+    for row in rows.values():
+        ratio = float(row["scaled_width"]) / float(row["scaled_height"])  # type: ignore[arg-type]
+        assert ratio == pytest.approx(float(row["width"]) / float(row["height"]), rel=2 / 64)  # type: ignore[arg-type]
