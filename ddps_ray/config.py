@@ -302,8 +302,8 @@ class Recipe(Section):
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""
     train_on_gpus: bool | None = None
-    """Whether pretrain, teacher and evaluate ask for a GPU a worker; by default if the cluster has any at the time. Set it
-    to true where GPUs come only when they are asked for."""
+    """Whether pretrain, teacher and evaluate ask for a GPU a worker; by default if the cluster has any at the time. True
+    where GPUs come only when they are asked for."""
     data: Data
     model: Model
     score: Score = Score()
