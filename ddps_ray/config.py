@@ -302,7 +302,7 @@ class Recipe(Section):
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""
     train_on_gpus: bool | None = None
-    """Whether pretrain, teacher and evaluate ask for a GPU a worker; by default if the cluster has any at the time. True
+    """Whether pretrain, teacher and evaluate ask for a GPU a worker; by default if the cluster has any then. True
     where GPUs come only when they are asked for."""
     data: Data
     model: Model
