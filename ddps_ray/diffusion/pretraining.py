@@ -158,6 +158,7 @@ class Pretraining:
         """All that `restore` needs, as tensors and plain values."""
         return {
             "done": dict(self._done),
+            "scaling_factor": float(self.parts.vae.config.scaling_factor),
             "reconstruction": _bare(self._reconstruction).state_dict(),
             "denoising": _bare(self._denoising).state_dict(),
             "ema": self._ema,
@@ -167,6 +168,7 @@ class Pretraining:
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to a state."""
         self._done = dict(state["done"])
+        self.parts.vae.register_to_config(scaling_factor=state["scaling_factor"])
         _bare(self._reconstruction).load_state_dict(state["reconstruction"])
         _bare(self._denoising).load_state_dict(state["denoising"])
         self._ema = [mean.to(self._device) for mean in state["ema"]]

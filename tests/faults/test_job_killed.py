@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -39,7 +40,8 @@ def jobs() -> Iterator[JobSubmissionClient]:
     """A Ray head of its own, on loopback, with two GPUs that exist in name only; no other Ray is touched."""
     dashboard = _free_port()
     temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
-    command = ["ray", "start", "--head", "--block", "--num-cpus=4", "--num-gpus=2", f"--port={_free_port()}"]
+    ray = Path(sys.executable).with_name("ray")
+    command = [str(ray), "start", "--head", "--block", "--num-cpus=4", "--num-gpus=2", f"--port={_free_port()}"]
     command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
     head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     clients: list[JobSubmissionClient] = []
@@ -74,7 +76,7 @@ def recipe(tmp_path: Path, scenes: Path, tiny_sd: Path) -> Path:
 
 
 def _submit(jobs: JobSubmissionClient, command: str, recipe: Path) -> str:
-    entrypoint = f"python jobs/ddps.py {command} --config {recipe}"
+    entrypoint = f"{sys.executable} jobs/ddps.py {command} --config {recipe}"
     runtime = {"working_dir": str(ROOT), "excludes": [".git", "*-run"]}
     return str(jobs.submit_job(entrypoint=entrypoint, runtime_env=runtime))
 
