@@ -225,9 +225,6 @@ class Evaluate(Section):
 class Pretrain(Section):
     """Training of a small latent diffusion model, for data that Stable Diffusion does not know."""
 
-    start: Place | None = None
-    """Folder of an earlier such model to go on from, with its VAE as it is; null begins with fresh weights. The sizes
-    of the networks are then that model's."""
     size: PositiveInt = 64
     """Side in pixels of the square training images."""
     latent_channels: PositiveInt = 4

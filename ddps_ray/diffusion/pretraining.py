@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextModel
 
 from ddps_ray.config import Pretrain
-from ddps_ray.diffusion.small import Parts, build, load
+from ddps_ray.diffusion.small import Parts, build
 
 Wrap = Callable[[nn.Module], nn.Module]
 """Prepares a module for distributed training; Ray Train's `prepare_model`, or nothing."""
@@ -103,7 +102,7 @@ class Pretraining:
         torch.manual_seed(settings.seed)
         self._settings, self._focus, self._device, self._rank = settings, timesteps, device, rank
         self._images, self._labels = images_NCHW, labels_N
-        self.parts: Parts = load(Path(settings.start)) if settings.start else build(settings, [null_prompt, *prompts])
+        self.parts: Parts = build(settings, [null_prompt, *prompts])
         self._tokens_KL = _tokenize(self.parts, [*prompts, null_prompt]).to(device)
         self._reconstruction = wrap(Reconstruction(self.parts.vae).to(device))
         self._denoising = wrap(Denoising(self.parts.unet, self.parts.text_encoder).to(device))
@@ -113,7 +112,7 @@ class Pretraining:
             "unet": torch.optim.AdamW(self._denoising.parameters(), lr=settings.unet_lr, weight_decay=0.01),
         }
         self._steps = {"vae": settings.vae_steps, "unet": settings.unet_steps}
-        self._done = {"vae": settings.vae_steps if settings.start else 0, "unet": 0}
+        self._done = {"vae": 0, "unet": 0}
         self._latents: tuple[Tensor, ...] | None = None
 
     @property

@@ -3,14 +3,12 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ddps_ray.config import Pretrain
-from ddps_ray.errors import UserError
 
 _START, _END, _WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 _GROUPS = 8
@@ -83,25 +81,6 @@ def build(settings: Pretrain, prompts: Sequence[str]) -> Parts:
         steps_offset=1,
     )
     return Parts(vae, unet, text_encoder, tokenizer, scheduler)
-
-
-def load(folder: Path) -> Parts:
-    """Loads a small model to train it further, in float32.
-
-    Raises:
-        UserError: The folder holds no such model.
-    """
-    options = {"use_safetensors": True, "local_files_only": True}
-    try:
-        return Parts(
-            AutoencoderKL.from_pretrained(folder / "vae", **options).float(),
-            UNet2DConditionModel.from_pretrained(folder / "unet", **options).float(),
-            CLIPTextModel.from_pretrained(folder / "text_encoder", **options).float(),
-            CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
-            DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"pretrain.start: {folder} holds no model: {str(error).strip().splitlines()[0]}") from error
 
 
 def train_tokenizer(prompts: Sequence[str]) -> CLIPTokenizer:
