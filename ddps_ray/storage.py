@@ -144,7 +144,9 @@ class Run:
         except OSError as error:
             raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
         if foreign:
-            raise UserError(f"run_dir: {self.uri} is not empty and has no {RECORD}: it is not a run's; name another")
+            raise UserError(
+                f"run_dir: {self.uri} is not empty and has no {RECORD}: it is not a run directory; name another"
+            )
         return {"stages": {}, "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES}}
 
     def claim(self, stage: str, settings: dict[str, Any], *, begun: bool = True) -> bool:

@@ -25,7 +25,9 @@ def recipe_file(tmp_path: Path) -> Path:
 
 def test_the_file_is_read_and_the_rest_are_defaults(recipe_file: Path) -> None:
     recipe = config.load(recipe_file)
-    assert (recipe.run_dir, recipe.data.root, recipe.score.pairs) == ("runs/one", "photos", 7)
+    here = Path.cwd()  # relative places are made absolute: workers run in other folders
+    assert (recipe.run_dir, recipe.data.root) == (str(here / "runs" / "one"), str(here / "photos"))
+    assert recipe.score.pairs == 7
     assert recipe.score.timesteps == (200, 300)
     assert (recipe.data.train, recipe.score.patch, recipe.distill.clusters) == ("train", 224, 32)
 
