@@ -31,7 +31,7 @@ STAGE = "evaluate"
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
 
-_QUIET_SECONDS = 60.0
+_QUIET_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
