@@ -1,7 +1,7 @@
 """One frozen, strict Recipe for a run: read from a YAML file, overridden key by key, checked before any work starts."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -21,6 +21,10 @@ from ddps_ray.errors import UserError
 Place = Annotated[str, AfterValidator(storage.absolute)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+Item = TypeVar("Item")
+Several = Annotated[tuple[Item, ...], Field(min_length=1)]
+"""At least one."""
 
 
 class Section(BaseModel):
@@ -125,9 +129,9 @@ class DistilledSet(Section):
 
     selector: Literal["ddps", "random"] = "ddps"
     """`ddps`: Stage II of the paper; `random`: random patches of random images, same budget and composition."""
-    ipc: tuple[PositiveInt, ...] = (10,)
+    ipc: Several[PositiveInt] = (10,)
     """Images per class."""
-    classes: tuple[str, ...] | None = None
+    classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
     seed: int = 0
     """Seed of k-means, or of the random choice."""
@@ -198,13 +202,13 @@ class Evaluate(Section):
 
     size: PositiveInt = 224
     """Side in pixels of what teacher and students see."""
-    students: tuple[Student, ...] = (Student(arch="resnet18"),)
+    students: Several[Student] = (Student(arch="resnet18"),)
     """Networks to train from scratch."""
-    sets: tuple[str, ...] | None = None
+    sets: Several[str] | None = None
     """Names of distilled sets; null takes all."""
-    ipc: tuple[PositiveInt, ...] | None = None
+    ipc: Several[PositiveInt] | None = None
     """IPCs to evaluate; null takes all that the sets have."""
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Several[int] = (0, 1, 2, 3, 4)
     """One student for each."""
     epochs: PositiveInt = 300
     """Passes over the distilled set."""

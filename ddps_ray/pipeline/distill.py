@@ -54,7 +54,7 @@ def run(recipe: Recipe) -> None:
     targets = list(_targets(this, recipe.distill))
     todo = [target for target in targets if not target.done(this)]
     shards = shards_by_class(this.path("scores")) if todo else {}
-    classes = _classes(this, recipe) if todo else {}
+    classes = wanted_classes(this, recipe) if todo else {}
     for target in todo:
         _check_enough(target, shards, classes[target.name])
     for target in targets:
@@ -82,8 +82,12 @@ def _settings(settings: Distill, target: Target) -> dict[str, Any]:
     return settings.model_dump(exclude={"sets"}) | chosen
 
 
-def _classes(this: Run, recipe: Recipe) -> dict[str, list[str]]:
-    """The class ids of each set, sorted."""
+def wanted_classes(this: Run, recipe: Recipe) -> dict[str, list[str]]:
+    """The class ids of each set, sorted.
+
+    Raises:
+        UserError: A set names a class that the training split does not have.
+    """
     training = ds.field("split") == recipe.data.train
     known = set(manifest.dataset(this).to_table(columns=["class_id"], filter=training)["class_id"].unique().to_pylist())
     for name, wanted in recipe.distill.sets.items():

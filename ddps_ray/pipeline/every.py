@@ -1,6 +1,5 @@
 """All stages of a recipe, one after the other."""
 
-from ddps_ray import manifest
 from ddps_ray.config import Recipe
 from ddps_ray.diffusion.checkpoint import PRETRAINED
 from ddps_ray.pipeline import distill, evaluate, index, pretrain, score, teacher
@@ -16,7 +15,7 @@ def run(recipe: Recipe) -> None:
         UserError: As each stage does.
     """
     index.run(recipe)
-    _check_teacher(recipe)
+    _check_sets(recipe)
     if recipe.model.path == PRETRAINED:
         pretrain.run(recipe)
     score.run(recipe)
@@ -28,10 +27,9 @@ def run(recipe: Recipe) -> None:
     page.run(recipe)
 
 
-def _check_teacher(recipe: Recipe) -> None:
-    """Finds out now, not after hours of scoring, that published weights do not know a class."""
-    if recipe.data.val is None or recipe.teacher.weights == "trained":
-        return
-    everything = manifest.classes(Run(recipe.run_dir)).column("class_id").to_pylist()
-    for wanted in recipe.distill.sets.values():
-        teachers.check(recipe.teacher, "", wanted.classes or everything)
+def _check_sets(recipe: Recipe) -> None:
+    """Finds out now, not after hours of scoring, that a set names an unknown class, or one that the teacher lacks."""
+    wanted = distill.wanted_classes(Run(recipe.run_dir), recipe)
+    if recipe.data.val is not None and recipe.teacher.weights != "trained":
+        for class_ids in wanted.values():
+            teachers.check(recipe.teacher, "", class_ids)

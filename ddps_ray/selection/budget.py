@@ -28,11 +28,6 @@ class Budget:
         """Patches in all the images together."""
         return self.images * self.columns**2
 
-    @property
-    def fill(self) -> int:
-        """Patches that are left to the fill even if no cluster is short."""
-        return self.patches - self.top_clusters * self.per_cluster
-
 
 def plan(ipc: int, available: int, top_clusters: int, mosaic_up_to: int) -> Budget:
     """Divides an IPC: `4·IPC // N` patches a cluster for mosaics, `IPC // N` above (paper, supplementary section 5).

@@ -6,21 +6,13 @@ from ddps_ray.selection.budget import Budget, deal, plan
 
 
 @pytest.mark.parametrize(
-    ("ipc", "columns", "patches", "per_cluster", "fill"),
-    [
-        (1, 2, 4, 0, 4),
-        (3, 2, 12, 1, 2),
-        (10, 2, 40, 4, 0),
-        (11, 1, 11, 1, 1),
-        (20, 1, 20, 2, 0),
-        (50, 1, 50, 5, 0),
-        (100, 1, 100, 10, 0),
-    ],
+    ("ipc", "columns", "patches", "per_cluster"),
+    [(1, 2, 4, 0), (3, 2, 12, 1), (10, 2, 40, 4), (11, 1, 11, 1), (20, 1, 20, 2), (50, 1, 50, 5), (100, 1, 100, 10)],
 )
-def test_budget_is_the_papers(ipc: int, columns: int, patches: int, per_cluster: int, fill: int) -> None:
+def test_budget_is_the_papers(ipc: int, columns: int, patches: int, per_cluster: int) -> None:
     budget = plan(ipc, available=1300, top_clusters=10, mosaic_up_to=10)
-    assert (budget.images, budget.columns, budget.patches) == (ipc, columns, patches)
-    assert (budget.per_cluster, budget.fill) == (per_cluster, fill)
+    found = (budget.images, budget.columns, budget.patches, budget.per_cluster)
+    assert found == (ipc, columns, patches, per_cluster)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +32,7 @@ def test_patches_are_dealt_as_rded_deals_them() -> None:
 def test_the_four_patches_of_a_mosaic_come_from_four_clusters(ipc: int, top_clusters: int) -> None:
     budget = plan(ipc, 1300, top_clusters, mosaic_up_to=10)
     clusters = [c for c in range(top_clusters) for _ in range(budget.per_cluster)]
-    fill = [100 + number for number in range(budget.fill)]
+    fill = [100 + number for number in range(budget.patches - len(clusters))]
     assert all(len(set(mosaic)) == 4 for mosaic in deal(clusters + fill, budget))
 
 
