@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import ray
-import ray.train.torch
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -120,7 +119,7 @@ def table(target: Run) -> list[str]:
 def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg, classes = Run(recipe.run_dir), recipe.evaluate, list(group.class_ids)
-    share, device = trainers.share(), ray.train.torch.get_device()
+    share, device = trainers.share(), trainers.device()
     distilled = data.load_distilled(_folder(target, group), classes, cfg.size)
     protocol = Protocol.of(cfg, group.student, group.ipc, len(classes))
     fixed = teachers.load(recipe.teacher, target.path(teacher.STAGE), classes, cfg.size).to(device)
@@ -130,7 +129,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
     for seed in group.missing(recipe):
         torch.manual_seed(seed)
         network = networks.build(group.student, len(classes), cfg.size).to(device)
-        student = ray.train.torch.prepare_model(network)
+        student = trainers.prepare(network)
         validate = partial(training.accuracy, network, val, device) if val else None
         outcome = training.train_student(student, fixed, distilled, protocol, seed, validate, share)
         if outcome is not None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.dataset as pads
-import ray.train.torch
 import torch
 from PIL import Image, ImageOps
 from ray import train
@@ -62,7 +61,7 @@ def _settings(recipe: Recipe) -> dict[str, object]:
 def _train(recipe: Recipe) -> None:
     """What each worker does: load its share of the images, train, and report a checkpoint now and then."""
     rank, world = (share := trainers.share()).rank, share.world
-    device = ray.train.torch.get_device()
+    device = trainers.device()
     run = storage.Run(recipe.run_dir)
     images_NCHW, labels_N, prompts = _share(recipe, run, rank, world)
     training = Pretraining(
@@ -93,10 +92,7 @@ def _train(recipe: Recipe) -> None:
 
 
 def _prepare(module: nn.Module) -> nn.Module:
-    prepared: nn.Module = ray.train.torch.prepare_model(
-        module, parallel_strategy_kwargs={"find_unused_parameters": True}
-    )
-    return prepared
+    return trainers.prepare(module, find_unused_parameters=True)
 
 
 def _advance(training: Pretraining, steps: int, *, speak: bool) -> Progress:

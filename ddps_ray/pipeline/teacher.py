@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import ray.train.torch
 import torch
 
 from ddps_ray.config import Recipe
@@ -64,7 +63,7 @@ def train(recipe: Recipe) -> None:
     pictures = data.load_training(target, recipe.data.train, classes, size)
     share = trainers.share()
     torch.manual_seed(cfg.seed)
-    model = ray.train.torch.prepare_model(networks.build(cfg.model, len(classes), size))
+    model = trainers.prepare(networks.build(cfg.model, len(classes), size))
 
     def checkpoint(state: teachers.State, loss: float) -> None:
         if share.rank:
@@ -95,7 +94,7 @@ def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list
     if recipe.data.val is None:
         return None
     val = data.load_validation(target, recipe.data.val, classes, recipe.evaluate.size)
-    return training.accuracy(model, val, ray.train.torch.get_device())
+    return training.accuracy(model, val, trainers.device())
 
 
 def _in_words(target: Run) -> str:

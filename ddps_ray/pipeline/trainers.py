@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.train
+import ray.train.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch import nn
 
 from ddps_ray import storage
 from ddps_ray.console import say
@@ -98,6 +100,24 @@ def share() -> Share:
     """This worker's part of the training."""
     context = ray.train.get_context()
     return Share(context.get_world_rank(), context.get_world_size())
+
+
+def device() -> torch.device:
+    """Where this worker computes: its GPU, or the CPU, also where its GPU exists in name only."""
+    return ray.train.torch.get_device() if torch.cuda.is_available() else torch.device("cpu")
+
+
+def prepare(module: nn.Module, **for_ddp: bool) -> nn.Module:
+    """Puts a module on this worker's device, and wraps it for distributed training if there are several workers.
+
+    Args:
+        module: The module.
+        for_ddp: Arguments of `DistributedDataParallel`.
+    """
+    prepared: nn.Module = ray.train.torch.prepare_model(
+        module, move_to_device=device(), parallel_strategy_kwargs=for_ddp
+    )
+    return prepared
 
 
 def write_quarantine(run: Run, stage: str, rows: pa.Table) -> None:

@@ -1,4 +1,4 @@
-"""A scoring job on a local head with logical GPUs, killed in the middle and submitted again, loses nothing."""
+"""Jobs on a local head with logical GPUs; one that is killed in the middle and submitted again loses nothing."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def jobs() -> Iterator[JobSubmissionClient]:
     """A Ray head of its own, on loopback, with two GPUs that exist in name only; no other Ray is touched."""
     dashboard = _free_port()
@@ -73,6 +73,8 @@ def recipe(tmp_path: Path, scenes: Path, tiny_sd: Path) -> Path:
         "data": {"root": str(scenes), "val": None},
         "model": {"path": str(tiny_sd)},
         "score": {"size": 64, "patch": 32, "pairs": 60, "batch": 5, "rows_per_shard": 10},
+        "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}, "epochs": 1},
+        "evaluate": {"size": 64},
     }
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(values))
@@ -141,3 +143,8 @@ def test_a_killed_job_submitted_again_scores_only_what_is_missing(jobs: JobSubmi
     }
     assert again == set(manifest) - before, "only the missing ones were scored"
     assert f"{len(before)} of 120 were done before" in logs
+
+
+def test_a_training_runs_on_a_gpu_that_exists_in_name_only(jobs: JobSubmissionClient, recipe: Path) -> None:
+    _finish(jobs, _submit(jobs, "index", recipe))
+    assert "teacher: epoch 1 of 1" in _finish(jobs, _submit(jobs, "teacher", recipe))
