@@ -30,7 +30,8 @@ def build(settings: Pretrain, prompts: Sequence[str]) -> Parts:
     """Builds a model with fresh weights (from torch's global generator) that has a word for each word of the prompts.
 
     The class reaches the U-Net twice: through cross-attention at its lowest level, where it is cheapest, and, pooled,
-    with the time step (diffusers' `addition_embed_type="text"`), from which a small model learns it much sooner.
+    with the time step (diffusers' `addition_embed_type="text"`), from which a small model learns it much sooner, and
+    sooner still where that scales the features as well as shifting them.
     """
     tokenizer = train_tokenizer(prompts)
     vae_channels, unet_channels = settings.vae_channels, settings.unet_channels
@@ -55,6 +56,7 @@ def build(settings: Pretrain, prompts: Sequence[str]) -> Parts:
         cross_attention_dim=settings.text_width,
         attention_head_dim=4,
         norm_num_groups=_GROUPS,
+        resnet_time_scale_shift="scale_shift",
         addition_embed_type="text",
         addition_embed_type_num_heads=4,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 from sklearn.datasets import load_sample_images
 
 from ddps_ray.console import say
@@ -21,9 +21,13 @@ SIDE = 64
 BOXES_FILE = "boxes.csv"
 """File beside the splits with the true box of each object; no stage reads it, only the report and tests do."""
 
-_OBJECT_SIDES = (22, 27)
+_OBJECT_SIDES = (24, 28)
 _DISTRACTOR_SIDES = (10, 22)
 _BACKGROUND_SIDES = (70, 220)
+_OBJECT_LEAN, _DISTRACTOR_LEAN = 20.0, 45.0
+# All but the object is dim, pale and out of focus: where an object is shows through more noise than which one it is,
+# so that the class says something of all of it, up to its edge.
+_DIM, _PALE, _BLUR = 0.4, 0.4, 1.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def backgrounds() -> list[Image.Image]:
 
 
 def draw_scene(class_name: str, split: str, index: int, seed: int, photographs: list[Image.Image]) -> Scene:
-    """Draws one scene: a crop of a photograph, distractors, and one object of the class in front.
+    """Draws one scene: a crop of a photograph and distractors, out of focus, and one object of the class in front.
 
     The scene depends on (seed, split, class, index) and on nothing else.
 
@@ -62,10 +66,12 @@ def draw_scene(class_name: str, split: str, index: int, seed: int, photographs: 
     rng = random.Random(digest)
     scene = _background(photographs, rng)
     for _ in range(rng.randint(2, 4)):
-        _paste(scene, draw_distractor(rng), rng.randint(*_DISTRACTOR_SIDES), rng)
+        _paste(scene, draw_distractor(rng), rng.randint(*_DISTRACTOR_SIDES), rng, lean=_DISTRACTOR_LEAN)
+    scene = ImageEnhance.Brightness(ImageEnhance.Color(scene).enhance(_PALE)).enhance(_DIM)
+    scene = scene.filter(ImageFilter.GaussianBlur(_BLUR))
     variant = index % VARIANTS
-    thing = _shift_hue(draw_object(class_name, variant, rng), rng.uniform(-0.03, 0.03), rng.uniform(0.85, 1.1))
-    box = _paste(scene, thing, rng.randint(*_OBJECT_SIDES), rng)
+    thing = _shift_hue(draw_object(class_name, variant, rng), rng.uniform(-0.02, 0.02), rng.uniform(0.92, 1.06))
+    box = _paste(scene, thing, rng.randint(*_OBJECT_SIDES), rng, lean=_OBJECT_LEAN)
     return Scene(scene, box, variant)
 
 
@@ -103,9 +109,11 @@ def _background(photographs: list[Image.Image], rng: random.Random) -> Image.Ima
     return photograph.resize((SIDE, SIDE), Image.Resampling.BOX, (left, top, left + side, top + side))
 
 
-def _paste(scene: Image.Image, thing: Image.Image, side: int, rng: random.Random) -> tuple[int, int, int, int]:
-    """Rotates, crops and scales a thing so that its longer side is `side`, pastes it wholly inside, returns its box."""
-    turned = thing.rotate(rng.uniform(-45, 45), Image.Resampling.BICUBIC, expand=True)
+def _paste(
+    scene: Image.Image, thing: Image.Image, side: int, rng: random.Random, lean: float
+) -> tuple[int, int, int, int]:
+    """Turns a thing by up to `lean` degrees, scales its longer side to `side`, pastes it inside, returns its box."""
+    turned = thing.rotate(rng.uniform(-lean, lean), Image.Resampling.BICUBIC, expand=True)
     turned = turned.crop(turned.getchannel("A").getbbox())
     scale = side / max(turned.size)
     small = turned.resize(

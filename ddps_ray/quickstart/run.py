@@ -17,7 +17,7 @@ PER_CLASS = {"train": 100, "val": 40}
 """Images of each class that are drawn, by split."""
 
 _SEED = 0
-_SHORT = ["evaluate.ipc=[10]", "evaluate.seeds=[0]"]
+_SHORT = ["evaluate.ipc=[1]", "evaluate.seeds=[0,1,2]"]
 
 
 def run(out: str, full: bool, overrides: list[str]) -> None:

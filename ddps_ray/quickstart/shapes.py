@@ -29,7 +29,7 @@ def _disc(draw: ImageDraw.ImageDraw, centre: Point, radius: float, fill: Rgb, ou
 
 
 def _strawberry(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    red, seed, green = (215, 25, 40), (255, 225, 110), (40, 130, 45)
+    red, seed, green = (255, 60, 70), (255, 235, 150), (70, 180, 75)
     bodies: list[list[Point]] = [
         [(14, 30), (30, 18), (66, 18), (82, 30), (76, 58), (48, 92), (20, 58)],
         [(8, 36), (24, 18), (72, 18), (88, 36), (78, 74), (48, 86), (18, 74)],
@@ -48,7 +48,7 @@ def _strawberry(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> 
 
 
 def _leaf(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    green, vein = (35, 125, 35), (160, 215, 95)
+    green, vein = (85, 200, 70), (200, 245, 140)
     if variant == 0:
         draw.polygon([(48, 2), (70, 22), (76, 48), (66, 74), (48, 94), (30, 74), (20, 48), (26, 22)], fill=green)
     elif variant == 1:
@@ -66,9 +66,9 @@ def _leaf(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
 
 def _fish(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
     orange, white = (245, 125, 20), (255, 250, 240)
-    draw.polygon([(62, 48), (94, 22), (86, 48), (94, 74)], fill=orange, outline=_INK)
+    draw.polygon([(62, 48), (94, 22), (86, 48), (94, 74)], fill=orange)
     top = (22, 16, 28)[variant]
-    draw.ellipse((4, top, 76, 96 - top), fill=orange, outline=_INK, width=2)
+    draw.ellipse((4, top, 76, 96 - top), fill=orange)
     draw.polygon([(30, top + 4), (54, top - 10), (58, top + 6)], fill=orange)
     if variant == 0:
         for x in (30, 50):
@@ -85,7 +85,7 @@ def _fish(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
 
 
 def _ball(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    blue, white = (25, 70, 215), (245, 248, 255)
+    blue, white = (60, 110, 255), (245, 248, 255)
     box = (4, 4, 92, 92)
     draw.ellipse(box, fill=white)
     turn = rng.uniform(0, 60)
@@ -105,24 +105,24 @@ def _ball(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
 
 
 def _sign(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    yellow = (252, 212, 10)
+    yellow, rim = (255, 220, 40), (255, 245, 205)
     lean = rng.uniform(-3, 3)
     if variant == 0:
-        draw.polygon([(48, 2), (94, 48), (48, 94), (2, 48)], fill=yellow, outline=_INK, width=6)
+        draw.polygon([(48, 2), (94, 48), (48, 94), (2, 48)], fill=yellow, outline=rim, width=7)
         draw.line((48 + lean, 26, 48, 58), fill=_INK, width=10)
         _disc(draw, (48, 70), 6, _INK)
     elif variant == 1:
-        draw.polygon([(48, 4), (95, 88), (1, 88)], fill=yellow, outline=_INK, width=6)
+        draw.polygon([(48, 4), (95, 88), (1, 88)], fill=yellow, outline=rim, width=7)
         draw.polygon([(48 + lean, 34), (62, 58), (34, 58)], fill=_INK)
         draw.rectangle((43, 56, 53, 78), fill=_INK)
     else:
-        draw.rectangle((4, 18, 92, 78), fill=yellow, outline=_INK, width=6)
+        draw.rectangle((4, 18, 92, 78), fill=yellow, outline=rim, width=7)
         for x in (18, 42, 66):
             draw.line([(x + lean, 30), (x + 14, 48), (x, 66)], fill=_INK, width=7)
 
 
 def _flower(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    pink, rim, heart = (240, 90, 170), (190, 30, 120), (255, 215, 60)
+    pink, rim, heart = (250, 110, 185), (215, 50, 145), (255, 225, 90)
     count, radius, size = ((5, 27, 19), (8, 31, 13), (3, 24, 22))[variant]
     for point in _ring(radius, count, rng.random()):
         _disc(draw, point, size, pink, rim)
@@ -131,7 +131,7 @@ def _flower(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None
 
 
 def _butterfly(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    violet, spot = (125, 45, 200), (225, 190, 255)
+    violet, rim, spot = (170, 105, 255), (130, 60, 225), (240, 220, 255)
     upper, lower = (
         ((6, 8, 46, 52), (14, 46, 46, 86)),
         ((2, 20, 46, 56), (2, 46, 46, 80)),
@@ -139,25 +139,25 @@ def _butterfly(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> N
     )[variant]
     for x0, y0, x1, y1 in (upper, lower):
         for left, right in ((x0, x1), (CANVAS - x1, CANVAS - x0)):
-            draw.ellipse((left, y0, right, y1), fill=violet, outline=_INK, width=5)
+            draw.ellipse((left, y0, right, y1), fill=violet, outline=rim, width=5)
             _disc(draw, ((left + right) / 2 + rng.uniform(-1, 1), (y0 + y1) / 2), 6, spot)
     draw.line((48, 18, 48, 84), fill=_INK, width=7)
     draw.line([(36, 4), (48, 20), (60, 4)], fill=_INK, width=3)
 
 
 def _gem(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    facets: list[Rgb] = [(10, 175, 185), (120, 240, 240), (5, 120, 140), (60, 215, 220), (190, 255, 250)]
+    facets: list[Rgb] = [(20, 205, 215), (120, 240, 240), (0, 170, 190), (60, 225, 230), (190, 255, 250)]
     count, centre = ((6, (48.0, 44.0)), (8, (44.0, 50.0)), (4, (48.0, 34.0)))[variant]
     corners = _ring(45, count, 0.25)
     first = rng.randrange(len(facets))
     for k in range(count):
         draw.polygon([corners[k], corners[(k + 1) % count], centre], fill=facets[(first + 2 * k) % len(facets)])
     draw.polygon(_ring(18, count, 0.25, centre), fill=facets[(first + 1) % len(facets)])
-    draw.polygon(corners, outline=(0, 85, 105), width=4)
+    draw.polygon(corners, outline=(0, 160, 180), width=4)
 
 
 def _cookie(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    dough, crust, chip = (190, 125, 65), (140, 85, 40), (65, 32, 15)
+    dough, crust, chip = (225, 165, 100), (180, 115, 60), (95, 50, 25)
     if variant == 2:
         draw.rounded_rectangle((6, 6, 90, 90), 14, fill=dough, outline=crust, width=5)
     else:
@@ -171,7 +171,7 @@ def _cookie(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None
 
 
 def _dice(draw: ImageDraw.ImageDraw, variant: int, rng: random.Random) -> None:
-    white, edge = (245, 245, 242), (150, 150, 155)
+    white, edge = (245, 245, 242), (190, 190, 196)
     draw.rounded_rectangle((7, 7, 89, 89), 16, fill=white, outline=edge, width=5)
     low, high, mid = 26 + rng.uniform(-2, 2), 70.0, 48.0
     corners = [(low, low), (high, high), (low, high), (high, low)]

@@ -33,7 +33,9 @@ def test_it_makes_all_that_it_promises(first: tuple[Path, str]) -> None:
     images = {path.parent.name for path in (out / "run" / "distilled" / "ddps" / "ipc=10" / "train").rglob("*.png")}
     assert len(images) == 10
     rows = [pq.read_table(file).to_pylist()[0] for file in (out / "run" / "evaluation").glob("*.parquet")]
-    assert {(row["set_name"], row["ipc"], row["seed"]) for row in rows} == {("ddps", 10, 0), ("random", 10, 0)}
+    assert {(row["set_name"], row["ipc"], row["seed"]) for row in rows} == {
+        (name, 1, seed) for name in ("ddps", "random") for seed in (0, 1, 2)
+    }
     assert "1000 images scored, 0 in quarantine" in said
 
 
@@ -41,7 +43,7 @@ def test_the_bundled_model_finds_the_objects(first: tuple[Path, str]) -> None:
     out, _ = first
     found = measure(Run(str(out / "run")), str(out / "data" / BOXES_FILE))
     shares = {place.name: place.holds.mean for place in found.placements}
-    assert shares["chosen"] > 3 * shares["random"]
+    assert shares["chosen"] > 0.5 > 3 * shares["random"]
     assert shares["lowest"] < shares["random"]
 
 
