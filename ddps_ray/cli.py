@@ -4,23 +4,73 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Any
 
 from ddps_ray import config
 from ddps_ray.errors import UserError
 
+Option = tuple[str, dict[str, Any]]
+"""A flag of a command, and the rest of what argparse is told about it."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command does.
+
+    Attributes:
+        module: Where its `run` is.
+        purpose: One line for the help.
+        options: Its own flags; `run` gets their values by name.
+        settings: Flags that stand for a setting of the recipe, by their key.
+    """
+
+    module: str
+    purpose: str
+    options: tuple[Option, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+_RETRY: Option = ("--retry-failed", {"action": "store_true", "help": "try the images in quarantine again, no others"})
+_REFRESH: Option = ("--refresh", {"action": "store_true", "help": "list a data set that has grown again"})
+_OUT: Option = ("--out", {"required": True, "metavar": "DIR", "help": "folder or URI to make"})
+_GPU: Option = ("--gpu", {"default": "l4", "metavar": "TYPE", "help": "GPU type, e.g. l4, a100, h100 (%(default)s)"})
+_PRICE: Option = ("--price", {"type": float, "metavar": "N", "help": "price of a GPU-hour, in any currency"})
+_USED: Option = (
+    "--utilisation",
+    {"type": float, "default": 0.35, "metavar": "F", "help": "share of the GPU's peak that is reached (%(default)s)"},
+)
+
 COMMANDS = {
-    "run": ("ddps_ray.pipeline.every", "go through all stages that the recipe needs"),
-    "index": ("ddps_ray.pipeline.index", "list the data set: images, classes, splits"),
-    "pretrain": ("ddps_ray.pipeline.pretrain", "train a small diffusion model, where model.path is `pretrained`"),
-    "score": ("ddps_ray.pipeline.score", "find each image's most typical patch with the diffusion model"),
-    "distill": ("ddps_ray.pipeline.distill", "cluster and rank the patches, and write the distilled sets"),
-    "teacher": ("ddps_ray.pipeline.teacher", "train the teacher, where teacher.weights is `trained`"),
-    "evaluate": ("ddps_ray.pipeline.evaluate", "train students on the distilled sets, and test them"),
-    "report": ("ddps_ray.report.page", "put figures and tables into one HTML page"),
+    "run": Command("ddps_ray.pipeline.every", "go through all stages that the recipe needs"),
+    "index": Command(
+        "ddps_ray.pipeline.index",
+        "list the data set: images, classes, splits",
+        (_REFRESH,),
+        {"--per-class": "data.per_class", "--seed": "data.seed"},
+    ),
+    "pack": Command("ddps_ray.pipeline.pack", "copy the images of an index into a few Parquet files", (_OUT,)),
+    "plan": Command("ddps_ray.planning", "say what scoring would take; nothing is started", (_GPU, _PRICE, _USED)),
+    "pretrain": Command(
+        "ddps_ray.pipeline.pretrain", "train a small diffusion model, where model.path is `pretrained`"
+    ),
+    "score": Command(
+        "ddps_ray.pipeline.score", "find each image's most typical patch with the diffusion model", (_RETRY,)
+    ),
+    "distill": Command("ddps_ray.pipeline.distill", "cluster and rank the patches, and write the distilled sets"),
+    "teacher": Command("ddps_ray.pipeline.teacher", "train the teacher, where teacher.weights is `trained`"),
+    "evaluate": Command("ddps_ray.pipeline.evaluate", "train students on the distilled sets, and test them"),
+    "report": Command("ddps_ray.report.page", "put figures and tables into one HTML page"),
 }
-"""Module and purpose of each command that takes a recipe: `run`, then the stages in their order."""
+"""Each command that takes a recipe: `run`, then the stages in their order."""
+
+INSPECTIONS = {
+    "status": Command("ddps_ray.inspection.status", "say how far a run is, from its files alone"),
+    "verify": Command("ddps_ray.inspection.verify", "check every shard of a run's scores; repairs nothing"),
+}
+"""Each command that takes a run directory; `run` gives the exit code."""
 
 _QUICKSTART = "try a whole run on a small drawn data set, without a download"
 _EXAMPLES = """\
@@ -40,18 +90,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its words; by default those of the command line.
 
     Returns:
-        Exit code: 0 done; 2 the user has something to put right, said on stderr in one line; 130 interrupted.
+        Exit code: 0 done; 1 `verify` found something wrong; 2 the user has something to put right, said on stderr in
+        one line; 130 interrupted.
     """
     args = _parser().parse_args(argv)
     try:
         # Imported only now: Ray and torch take seconds to load, which --help and a mistyped key need not wait for.
-        if args.command == "quickstart":
-            stay_on_loopback(None)
-            import_module("ddps_ray.quickstart.run").run(args.out, args.full, args.set)
-        else:
-            recipe = config.load(args.config, args.set)
-            stay_on_loopback(recipe.address)
-            import_module(COMMANDS[args.command][0]).run(recipe)
+        return _do(args)
     except KeyboardInterrupt:
         print("ddps: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
@@ -61,6 +106,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"ddps: {mistake}", file=sys.stderr)
         return 2
+
+
+def _do(args: argparse.Namespace) -> int:
+    """Runs the command that was named; returns its exit code."""
+    if args.command in INSPECTIONS:
+        return int(import_module(INSPECTIONS[args.command].module).run(args.run_dir))
+    if args.command == "quickstart":
+        stay_on_loopback(None)
+        import_module("ddps_ray.quickstart.run").run(args.out, args.full, args.set)
+        return 0
+    command = COMMANDS[args.command]
+    recipe = config.load(args.config, args.set)
+    stay_on_loopback(recipe.address)
+    options = {_name(flag): getattr(args, _name(flag)) for flag, _ in command.options}
+    import_module(command.module).run(recipe, **options)
     return 0
 
 
@@ -99,11 +159,24 @@ def _parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--out", default="quickstart-run", metavar="DIR", help="folder to make (%(default)s)")
     quickstart.add_argument("--full", action="store_true", help="every size and seed, not just enough to see it work")
     _add_set(quickstart)
-    for name, (_, purpose) in COMMANDS.items():
-        command = commands.add_parser(name, help=purpose, description=purpose)
-        command.add_argument("--config", required=True, metavar="RUN.YAML", help="the recipe of the run")
-        _add_set(command)
+    for name, command in COMMANDS.items():
+        words = commands.add_parser(name, help=command.purpose, description=command.purpose)
+        words.add_argument("--config", required=True, metavar="RUN.YAML", help="the recipe of the run")
+        _add_set(words)
+        for flag, key in command.settings.items():
+            words.add_argument(
+                flag, dest="set", action="append", type=f"{key}={{}}".format, metavar="N", help=f"sets {key}"
+            )
+        for flag, said in command.options:
+            words.add_argument(flag, **said)
+    for name, command in INSPECTIONS.items():
+        words = commands.add_parser(name, help=command.purpose, description=command.purpose)
+        words.add_argument("run_dir", metavar="RUN", help="folder or URI of the run")
     return parser
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:

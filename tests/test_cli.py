@@ -53,7 +53,8 @@ def test_a_misspelt_key_is_one_line_on_stderr_and_exit_code_2(recipe_file: str) 
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_takes_a_recipe(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "absent.yaml"
-    assert cli.main([command, "--config", str(absent)]) == 2
+    needed = [word for flag, said in cli.COMMANDS[command].options if said.get("required") for word in (flag, "x")]
+    assert cli.main([command, "--config", str(absent), *needed]) == 2
     assert own_lines(capsys.readouterr().err) == [f"ddps: {absent}: No such file or directory"]
 
 
@@ -123,10 +124,10 @@ def test_an_interruption_is_130_and_a_bug_is_raised(
     for error in ("KeyboardInterrupt", "ZeroDivisionError"):
         (tmp_path / f"stage_{error}.py").write_text(f"def run(recipe):\n    raise {error}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(cli.COMMANDS, "index", ("stage_KeyboardInterrupt", ""))
+    monkeypatch.setitem(cli.COMMANDS, "index", cli.Command("stage_KeyboardInterrupt", ""))
     assert cli.main(["index", "--config", recipe_file]) == 130
     assert own_lines(capsys.readouterr().err) == ["ddps: interrupted; the same command goes on from here"]
-    monkeypatch.setitem(cli.COMMANDS, "index", ("stage_ZeroDivisionError", ""))
+    monkeypatch.setitem(cli.COMMANDS, "index", cli.Command("stage_ZeroDivisionError", ""))
     with pytest.raises(ZeroDivisionError):
         cli.main(["index", "--config", recipe_file])
 
