@@ -13,10 +13,15 @@ class _Enough(Exception):  # noqa: N818 - not an error: the wanted block has run
     """Ends a forward pass once the wanted block has run."""
 
 
-class _Tap:
-    """Takes a block's output and ends the forward pass there."""
+class Tap:
+    """Takes a block's output and ends the forward pass there.
+
+    Attributes:
+        output: What the block gave; None until it has run.
+    """
 
     def __init__(self, block: nn.Module) -> None:
+        """Prepares to watch a block; it does so as a context manager."""
         self._block = block
         self.output: Tensor | None = None
 
@@ -52,7 +57,7 @@ def features(
     """
     timesteps_N = torch.full((len(latents_NCHW),), timestep, device=latents_NCHW.device)
     noisy_NCHW = checkpoint.add_noise(latents_NCHW, noise_NCHW, timesteps_N)
-    with _Tap(checkpoint.unet.up_blocks[block]) as tap:
+    with Tap(checkpoint.unet.up_blocks[block]) as tap:
         checkpoint.unet(noisy_NCHW.to(checkpoint.unet.dtype), timesteps_N, class_NLD)
     if tap.output is None:
         raise RuntimeError(f"up-block {block} did not run")
