@@ -72,7 +72,9 @@ class Model(Section):
 class Score(Section):
     """Stage I: where an image is most typical of its class (paper, section 3.2)."""
 
-    RUNTIME: ClassVar[frozenset[str]] = frozenset({"batch", "micro_batch", "rows_per_shard", "actors", "gpus"})
+    RUNTIME: ClassVar[frozenset[str]] = frozenset(
+        {"batch", "micro_batch", "rows_per_shard", "actors", "gpus", "max_error_fraction"}
+    )
     """Fields that change how fast a score comes, not what it is."""
 
     size: PositiveInt = 256
@@ -103,8 +105,10 @@ class Score(Section):
     """Images an actor takes at a time."""
     micro_batch: PositiveInt = 64
     """Latents in one call of the U-Net."""
-    rows_per_shard: PositiveInt = 256
-    """Images in one committed file: what a kill can cost an actor."""
+    rows_per_shard: PositiveInt | None = None
+    """Images in one committed file: what a kill can cost an actor. By default about five minutes of one GPU's work."""
+    max_error_fraction: Fraction = 0.05
+    """Share of the images that may fail; above it the job ends with an error."""
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Scoring actors, fixed or (least, most); by default one a GPU, or one on a machine without GPUs."""
     gpus: float | None = Field(default=None, ge=0)

@@ -183,6 +183,13 @@ class Run:
         record["stages"][stage] |= {"finished": _now(), "summary": summary}
         write_json(self.path(RECORD), record)
 
+    def reopen(self, stage: str) -> None:
+        """Makes a finished stage one that was only begun, with its settings: there is more to do."""
+        record = self.record()
+        for key in ("finished", "summary"):
+            record["stages"][stage].pop(key, None)
+        write_json(self.path(RECORD), record)
+
     def summary(self, stage: str) -> dict[str, Any] | None:
         """The figures of a finished stage, or None if it has not finished."""
         entry = self.record()["stages"].get(stage, {})

@@ -1,57 +1,132 @@
-"""A line now and then about how far a stage is, read from the files that its workers have committed."""
+"""How far scoring is: a line at intervals, and the same as JSON in the run directory, where it outlives the cluster."""
 
 import threading
 import time
+from datetime import UTC, datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
-import pyarrow.parquet as pq
+from ray.data import DataContext
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
-from ddps_ray import storage
+from ddps_ray import shards
 from ddps_ray.console import say
+from ddps_ray.errors import UserError
+from ddps_ray.inspection.beat import FAILED, FINISHED, RUNNING, Beat
+from ddps_ray.storage import Run
+
+
+class Watch(ExecutionCallback):  # type: ignore[misc]
+    """What Ray Data tells of the scoring operator at each step of its loop; Ray makes the object."""
+
+    scorer: ClassVar[str] = ""
+    """Name of the class whose actors score."""
+    scored: ClassVar[int] = 0
+    busy_seconds: ClassVar[float] = 0.0
+    actors: ClassVar[int] = 0
+    begun: ClassVar[float | None] = None
+    """When the first actor lived."""
+    fatal: ClassVar[UserError | None] = None
+    """Set to end the execution."""
+
+    @classmethod
+    def reset(cls, scorer: str) -> None:
+        """Forgets an earlier execution."""
+        cls.scorer, cls.scored, cls.busy_seconds, cls.actors, cls.begun, cls.fatal = scorer, 0, 0.0, 0, None, None
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Takes the operator's figures; ends the execution if it is to end."""
+        for operator in executor._topology:
+            if self.scorer in operator.name:
+                self._take(operator)
+                if Watch.fatal is not None:
+                    raise Watch.fatal
+
+    @staticmethod
+    def _take(operator: Any) -> None:
+        Watch.scored = operator.metrics.row_outputs_taken
+        Watch.busy_seconds = operator.metrics.function_body_time_s or 0.0
+        Watch.actors = operator.get_actor_info().running
+        if Watch.begun is None and Watch.actors:
+            Watch.begun = time.monotonic()
 
 
 class Heartbeat:
-    """Says at intervals how many rows a folder of Parquet files has, how fast they come, and when they will be all."""
+    """While it is open, says and writes how far scoring is; ends it if too many images fail."""
 
-    def __init__(self, stage: str, folder: str, total: int, seconds: float = 10.0) -> None:
-        """Watches a folder.
+    def __init__(self, run: Run, scorer: str, total: int, fraction: float, seconds: float = 10.0) -> None:
+        """Watches a run.
 
         Args:
-            stage: Name that begins each line.
-            folder: URI of the Parquet files.
-            total: Rows there will be.
-            seconds: Interval between lines.
+            run: Run directory.
+            scorer: Name of the class whose actors score.
+            total: Images there are.
+            fraction: Share of them that may fail.
+            seconds: Interval between heartbeats.
         """
-        self._stage, self._folder, self._total, self._seconds = stage, folder, total, seconds
-        self._rows: dict[str, int] = {}
+        self._run, self._total, self._fraction, self._seconds = run, total, fraction, seconds
+        self._footers = shards.Footers(run.path(shards.FOLDER))
+        self._scorer = scorer
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
-        self._begun, self._before = time.monotonic(), self._count()
+        Watch.reset(self._scorer)
+        DataContext.get_current().custom_execution_callback_classes.append(Watch)
+        self._before = 0
+        self._before = self._beat(RUNNING).safe
         if self._before:
-            say(f"{self._stage}: {self._before} of {self._total} were done before; going on with the others")
+            say(f"score: {self._before} of {self._total} were done before; going on with the others")
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+        DataContext.get_current().custom_execution_callback_classes.remove(Watch)
+        self._beat(FINISHED if kind is None else FAILED)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._seconds):
-            rows = self._count()
-            rate = (rows - self._before) / (time.monotonic() - self._begun)
-            left = f", about {(self._total - rows) / rate:.0f} s left" if rate > 0 else ""
-            say(f"{self._stage}: {rows} of {self._total} images, {rate:.1f}/s{left}")
+            try:
+                beat = self._beat(RUNNING)
+            except OSError as error:  # the store is slow to answer; the next beat tries again
+                say(f"score: no heartbeat: {str(error).splitlines()[0]}")
+                continue
+            say(f"score: {beat.line()}")
+            Watch.fatal = too_many(beat.errors, self._total, self._fraction, self._run)
 
-    def _count(self) -> int:
-        filesystem, _ = storage.open_uri(self._folder)
-        for file in storage.list_files(self._folder):
-            if file.path not in self._rows and file.path.endswith(".parquet") and file.size:
-                try:
-                    self._rows[file.path] = pq.read_metadata(file.path, filesystem=filesystem).num_rows
-                except (OSError, ValueError):
-                    continue  # being written just now; counted the next time
-        return sum(self._rows.values())
+    def _beat(self, state: str) -> Beat:
+        found, _ = self._footers.look()
+        seconds = 0.0 if Watch.begun is None else time.monotonic() - Watch.begun
+        beat = Beat(
+            state=state,
+            total=self._total,
+            before=self._before,
+            scored=Watch.scored,
+            safe=sum(shard.rows for shard in found),
+            errors=sum(shard.errors for shard in found),
+            seconds=seconds,
+            actors=Watch.actors,
+            busy=min(1.0, Watch.busy_seconds / (seconds * Watch.actors)) if seconds * Watch.actors else 0.0,
+            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+        beat.write(self._run)
+        return beat
+
+
+def too_many(errors: int, total: int, fraction: float, run: Run) -> UserError | None:
+    """The error that ends a run of which too many images fail, or None.
+
+    Args:
+        errors: Images that failed.
+        total: All images.
+        fraction: Share that may fail.
+        run: Run directory.
+    """
+    if errors <= fraction * total:
+        return None
+    return UserError(
+        f"score.max_error_fraction: {errors} of {total} images could not be scored, more than {fraction:g}; the "
+        f"reasons are in the column `error` of {run.path(shards.FOLDER)}. What is scored stays scored."
+    )

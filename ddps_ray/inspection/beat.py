@@ -1,0 +1,97 @@
+"""The heartbeat of stage `score`: what its driver last wrote into the run directory."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from ddps_ray import storage
+from ddps_ray.storage import Run
+
+RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One heartbeat.
+
+    Attributes:
+        state: `running`, `finished` or `failed`; a job that was killed stays `running`, and falls silent.
+        total: Images of the training split.
+        before: Images that were safe when this job began.
+        scored: Images that this job has scored, safe or not yet.
+        safe: Images in shards, those of earlier jobs included; a kill does not lose them.
+        errors: Those of them with an error in place of a score.
+        seconds: Since the job began to score.
+        actors: Scoring actors that are alive, each on its GPU if there are any.
+        busy: Share of its time, 0..1, in which an actor was scoring, mean over the actors and the job.
+        time: When this was written, ISO 8601, UTC.
+    """
+
+    state: str
+    total: int
+    before: int
+    scored: int
+    safe: int
+    errors: int
+    seconds: float
+    actors: int
+    busy: float
+    time: str
+
+    @property
+    def rate(self) -> float:
+        """Images a second, of all actors together."""
+        return self.scored / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def rate_per_actor(self) -> float:
+        """Images a second, of one actor."""
+        return self.rate / self.actors if self.actors else 0.0
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until all are scored, or None if nothing is known."""
+        left = max(0, self.total - self.before - self.scored)
+        return left / self.rate if self.rate > 0 else None
+
+    def line(self) -> str:
+        """The heartbeat in words."""
+        done = min(self.total, max(self.safe, self.before + self.scored))
+        parts = [f"{done} of {self.total} images ({self.safe} safe)"]
+        if self.rate > 0:
+            parts.append(f"{self.rate_per_actor:.2f}/s on each of {self.actors}")
+            parts.append(f"busy {self.busy:.0%}")
+        parts.append(f"{self.errors} errors")
+        if self.eta is not None and self.state == RUNNING:
+            parts.append(f"about {_duration(self.eta)} left")
+        return ", ".join(parts)
+
+    def write(self, run: Run) -> None:
+        """Writes it into the run directory, over the one before, with the derived figures beside."""
+        derived = {"rate": self.rate, "rate_per_actor": self.rate_per_actor, "eta": self.eta}
+        storage.write_json(_place(run), asdict(self) | derived)
+
+    @classmethod
+    def read(cls, run: Run) -> Self | None:
+        """Reads the last one, or None if stage `score` never began."""
+        if not storage.exists(_place(run)):
+            return None
+        values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
+        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+    def age(self) -> float:
+        """Seconds since it was written, by this machine's clock."""
+        return (datetime.now(UTC) - datetime.fromisoformat(self.time)).total_seconds()
+
+
+def _place(run: Run) -> str:
+    return run.path("progress", "score.json")
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min" if minutes >= 10 else f"{60 * minutes + left} s"
