@@ -1,0 +1,54 @@
+"""Where an image's bytes are, as one string: a file's path or URI, and for a part of it a fragment behind."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["bytes", "planes", "row"]
+
+_FRAGMENT = re.compile(r"#(?:(?P<kind>bytes|planes)=(?P<start>\d+)\+(?P<length>\d+)|row=(?P<row>\d+))")
+
+
+@dataclass(frozen=True)
+class Locator:
+    """A file, or a part of it.
+
+    Attributes:
+        uri: Path or URI of the file.
+        kind: None for the whole file; `bytes` for an encoded image inside; `planes` for three square planes of red,
+            green and blue bytes, not encoded; `row` for a row of a Parquet file.
+        start: First byte, or number of the row.
+        length: Bytes; 0 for a row.
+    """
+
+    uri: str
+    kind: Kind | None = None
+    start: int = 0
+    length: int = 0
+
+
+def parse(text: str) -> Locator:
+    """Splits a locator into its file and the part of it; any text is one."""
+    base, mark, rest = text.rpartition("#")
+    found = _FRAGMENT.fullmatch(mark + rest)
+    if not found:
+        return Locator(text)
+    if found["row"] is not None:
+        return Locator(base, "row", int(found["row"]))
+    return Locator(base, "planes" if found["kind"] == "planes" else "bytes", int(found["start"]), int(found["length"]))
+
+
+def part(uri: str, kind: Literal["bytes", "planes"], start: int, length: int) -> str:
+    """Locates bytes inside a file."""
+    return f"{uri}#{kind}={start}+{length}"
+
+
+def row(uri: str, number: int) -> str:
+    """Locates a row of a Parquet file, counted from 0."""
+    return f"{uri}#row={number}"
+
+
+def whole(path: str) -> str:
+    """Locates a whole file, also one whose own name ends as a fragment does: its URI has %23 for the #."""
+    return path if parse(path).kind is None else Path(path).as_uri()
