@@ -8,6 +8,14 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """A time span in the unit that a person would use."""
+    minutes = round(seconds / 60)
+    if minutes < 10:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
 class Ticker:
     """Says something at most once in a while, so that progress is visible and the log stays short."""
 

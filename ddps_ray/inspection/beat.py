@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from ddps_ray import storage
+from ddps_ray.console import duration
 from ddps_ray.storage import Run
 
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
@@ -64,7 +65,7 @@ class Beat:
             parts.append(f"busy {self.busy:.0%}")
         parts.append(f"{self.errors} errors")
         if self.eta is not None and self.state == RUNNING:
-            parts.append(f"about {_duration(self.eta)} left")
+            parts.append(f"about {duration(self.eta)} left")
         return ", ".join(parts)
 
     def write(self, run: Run) -> None:
@@ -87,11 +88,3 @@ class Beat:
 
 def _place(run: Run) -> str:
     return run.path("progress", "score.json")
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min" if minutes >= 10 else f"{60 * minutes + left} s"

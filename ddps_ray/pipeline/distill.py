@@ -50,7 +50,7 @@ def run(recipe: Recipe) -> None:
             (then nothing is written); a set was begun with other settings; a scored image cannot be read any more.
     """
     this = Run(recipe.run_dir)
-    this.require("score", "score")
+    scores = this.require("score", "score")
     targets = list(_targets(this, recipe.distill))
     todo = [target for target in targets if not target.done(this)]
     shards = shards_by_class(this.path("scores")) if todo else {}
@@ -58,6 +58,7 @@ def run(recipe: Recipe) -> None:
     for target in todo:
         _check_enough(target, shards, classes[target.name])
     for target in targets:
+        _check_scores(this, target, scores)
         this.claim(target.stage, _settings(recipe.distill, target))
         if target not in todo:
             say(f"{target.stage}: already finished, {_said(this, target)}")
@@ -109,6 +110,14 @@ def _check_enough(target: Target, shards: Shards, class_ids: list[str]) -> None:
         )
 
 
+def _check_scores(this: Run, target: Target, scores: dict[str, Any]) -> None:
+    made = this.summary(target.stage)
+    if made is not None and made["scores"] != scores["digest"]:
+        raise UserError(
+            f"{target.stage} was made before more images had scores; name a new set in distill.sets, or another run_dir"
+        )
+
+
 def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Shards) -> None:
     name, wanted = targets[0].name, settings.sets[targets[0].name]
     set_uri = this.path("distilled", name)
@@ -124,7 +133,8 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
     merging = [ray.remote(merge).remote(target.uri, list(shards)) for target in targets]
     for target, images in zip(targets, ray.get(merging), strict=True):
         storage.remove(storage.join(target.uri, PARTS))
-        this.finish(target.stage, {"images": images, "classes": len(shards), "too_few_patches": short[target.ipc]})
+        made = {"images": images, "classes": len(shards), "too_few_patches": short[target.ipc]}
+        this.finish(target.stage, made | {"scores": this.require("score", "score")["digest"]})
         say(f"{target.stage}: {_said(this, target)}")
 
 
