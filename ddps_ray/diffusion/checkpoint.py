@@ -1,29 +1,24 @@
-"""A Stable Diffusion checkpoint on disk or Hub: found, checked, identified by its weights, and loaded."""
+"""A Stable Diffusion checkpoint: its shapes, its identity by its weights, and its parts, loaded."""
 
 import hashlib
-import json
-import tempfile
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from pyarrow import fs
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ddps_ray import storage
-from ddps_ray.config import Model
+from ddps_ray.diffusion import layout
+from ddps_ray.diffusion.staging import BUNDLED as BUNDLED
+from ddps_ray.diffusion.staging import PRETRAINED as PRETRAINED
+from ddps_ray.diffusion.staging import locate as locate
+from ddps_ray.diffusion.staging import pin as pin
 from ddps_ray.errors import UserError
 
-PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-BUNDLED = "quickstart"
-PRETRAINED = "pretrained"
-_WEIGHTS = ("unet", "vae", "text_encoder")
-_INDEX = "model_index.json"
+_LOCAL = {"local_files_only": True}
 
 
 @dataclass(frozen=True)
@@ -69,36 +64,15 @@ class Checkpoint:
         return alpha.sqrt() * latents_NCHW + (1 - alpha).sqrt() * noise_NCHW
 
 
-def locate(model: Model, pretrained: str) -> Path:
-    """Finds the folder of a checkpoint on this machine, fetched first if it is at a URI or on the Hub.
-
-    Args:
-        model: The recipe's section.
-        pretrained: Folder or URI that `model.path: pretrained` stands for.
-
-    Raises:
-        UserError: There is no such folder, or it is not a Stable Diffusion, or one of an unsupported kind.
-    """
-    names = {BUNDLED: str(resources.files("ddps_ray.quickstart") / "weights"), PRETRAINED: pretrained}
-    place = names.get(model.path, model.path)
-    if "://" in place:
-        folder = _from_store(place)
-    elif Path(place).expanduser().is_dir():
-        folder = Path(place).expanduser()
-    elif model.path in names:
-        raise UserError(f"model.path: {model.path}: there is no model in {place}")
-    else:
-        folder = _from_hub(model)
-    _check_layout(folder)
-    return folder
-
-
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the weights, tokenizer and configuration files of the five parts: what a score depends on."""
+    """SHA-256 over the weights, tokenizer and configuration files of the five parts: what a score depends on.
+
+    Only files that are loaded count: a half-precision variant beside the weights changes nothing.
+    """
     total = hashlib.sha256()
-    for part in PARTS:
+    for part in layout.PARTS:
         for file in sorted((folder / part).iterdir()):
-            if file.is_file() and not file.name.startswith("."):
+            if file.is_file() and layout.is_loaded(f"{part}/{file.name}"):
                 total.update(f"{part}/{file.name}\0".encode())
                 with file.open("rb") as stream:
                     total.update(hashlib.file_digest(stream, "sha256").digest())
@@ -107,8 +81,7 @@ def fingerprint(folder: Path) -> str:
 
 def geometry(folder: Path) -> Geometry:
     """Reads the shapes of a located checkpoint without loading it."""
-    vae = json.loads((folder / "vae" / "config.json").read_text())
-    unet = json.loads((folder / "unet" / "config.json").read_text())
+    vae, unet = layout.read_json(folder, "vae/config.json"), layout.read_json(folder, "unet/config.json")
     return Geometry(2 ** (len(vae["block_out_channels"]) - 1), tuple(reversed(unet["block_out_channels"])))
 
 
@@ -116,18 +89,14 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     """Loads a located checkpoint, safetensors only.
 
     Raises:
-        UserError: A part cannot be loaded.
+        UserError: A part cannot be loaded, or its weights are damaged or not complete.
     """
     precision = getattr(torch, dtype)
-    options = {"use_safetensors": True, "local_files_only": True}
-    try:
-        vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=precision, **options)
-        unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=precision, **options)
-        text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=precision, **options)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    except (OSError, ValueError, TypeError, RuntimeError, KeyError) as error:
-        raise UserError(f"model.path: {folder} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision)
+    unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision)
+    text_encoder = _network(CLIPTextModel, folder / "text_encoder", dtype=precision)
+    tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer", _LOCAL)
+    scheduler = _from_pretrained(DDPMScheduler, folder / "scheduler", _LOCAL)
     for part in (vae, unet, text_encoder):
         part.to(device).eval().requires_grad_(False)
     alphas = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
@@ -135,51 +104,18 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     return Checkpoint(vae, unet, text_encoder, tokenizer, alphas, velocity, geometry(folder))
 
 
-def _from_store(uri: str) -> Path:
-    """Copies a checkpoint from a store, once for each state that it has there."""
-    files = list(storage.list_files(uri))
-    if not files:
-        raise UserError(f"model.path: {uri} is not there, or empty")
-    state = hashlib.sha256(repr([(file.path, file.size, file.mtime_ns) for file in files]).encode()).hexdigest()
-    target = Path("~/.cache/ddps_ray/models").expanduser() / state
-    if not target.is_dir():
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as part:
-            source, path = storage.open_uri(uri)
-            fs.copy_files(path, part + "/model", source_filesystem=source, destination_filesystem=fs.LocalFileSystem())
-            try:
-                (Path(part) / "model").rename(target)
-            except OSError:
-                if not target.is_dir():  # another actor of this node was faster
-                    raise
-    return target
+def _network(kind: Any, folder: Path, **precision: torch.dtype) -> Any:
+    """Loads a network; what its file lacks would be left at random by the libraries, which only warn of it."""
+    options = {"use_safetensors": True, "output_loading_info": True, **_LOCAL, **precision}
+    network, said = _from_pretrained(kind, folder, options)
+    if lacking := sorted(said["missing_keys"]):
+        raise UserError(f"model.path: the weights in {folder} are not complete: {lacking[0]} is not among them")
+    return network
 
 
-def _from_hub(model: Model) -> Path:
-    patterns = [_INDEX, *(f"{part}/*.json" for part in PARTS), "tokenizer/*.txt"]
-    patterns += [f"{part}/*.safetensors" for part in _WEIGHTS]
+def _from_pretrained(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=patterns))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"model.path: {model.path} is neither a folder here nor a model that the Hub gives") from error
-
-
-def _check_layout(folder: Path) -> None:
-    if absent := [part for part in PARTS if not (folder / part).is_dir()]:
-        raise UserError(f"model.path: {folder} is not a diffusers Stable Diffusion: it has no {absent[0]} folder")
-    try:
-        names = json.loads((folder / _INDEX).read_text())
-        unet = json.loads((folder / "unet" / "config.json").read_text())
-        scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        channels = json.loads((folder / "vae" / "config.json").read_text()).get("latent_channels")
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path: {folder} is not a diffusers Stable Diffusion: {error}") from error
-    if "text_encoder_2" in names or unet.get("_class_name") != "UNet2DConditionModel":
-        raise UserError(f"model.path: {folder} is a {names.get('_class_name')}; SD 1.x and 2.x layouts are supported")
-    if unet.get("in_channels") != channels:
-        raise UserError(
-            f"model.path: the U-Net of {folder} takes {unet.get('in_channels')} channels, its VAE gives {channels}: "
-            "inpainting and the like are not supported"
-        )
-    if (kind := scheduler.get("prediction_type", "epsilon")) not in ("epsilon", "v_prediction"):
-        raise UserError(f"model.path: {folder} predicts {kind}; epsilon and v_prediction are supported")
+        return kind.from_pretrained(folder, **options)
+    except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"model.path: {folder} cannot be loaded: {reason}") from error

@@ -1,10 +1,8 @@
 """What scoring an image costs in floating-point operations, counted on a checkpoint's configuration alone."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -13,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddps_ray.config import Score
 from ddps_ray.diffusion import dift
+from ddps_ray.diffusion.layout import read_json
 
 _SHARD_SECONDS = 300
 _REACHED = {True: 50e12, False: 0.1e12}
@@ -84,10 +83,13 @@ class _Networks:
 
     def __init__(self, folder: Path) -> None:
         with torch.device("meta"):
-            self._unet = UNet2DConditionModel.from_config(_json(folder, "unet/config.json"))
-            self._vae = AutoencoderKL.from_config(_json(folder, "vae/config.json"))
+            self._unet = UNet2DConditionModel.from_config(read_json(folder, "unet/config.json"))
+            self._vae = AutoencoderKL.from_config(read_json(folder, "vae/config.json"))
         self._factor = 2 ** (len(self._vae.config.block_out_channels) - 1)
-        text, tokenizer = _json(folder, "text_encoder/config.json"), _json(folder, "tokenizer/tokenizer_config.json")
+        text, tokenizer = (
+            read_json(folder, "text_encoder/config.json"),
+            read_json(folder, "tokenizer/tokenizer_config.json"),
+        )
         self._words = (min(tokenizer["model_max_length"], text["max_position_embeddings"]), text["hidden_size"])
 
     def call(self, width: int, height: int) -> int:
@@ -120,8 +122,3 @@ def _count(work: Callable[[], object]) -> int:
 
 def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, device="meta")
-
-
-def _json(folder: Path, file: str) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads((folder / file).read_text())
-    return values

@@ -1,0 +1,154 @@
+"""Getting a checkpoint onto this machine from a folder, a store or the Hub: once, and only what is loaded."""
+
+import fcntl
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from pyarrow import fs
+
+from ddps_ray import storage
+from ddps_ray.config import Model
+from ddps_ray.diffusion import layout
+from ddps_ray.errors import UserError
+
+BUNDLED = "quickstart"
+PRETRAINED = "pretrained"
+_CACHE = "~/.cache/ddps_ray/models"
+_THREADS = 8
+
+
+def locate(model: Model, pretrained: str, weights: bool = True) -> Path:
+    """Finds the folder of a checkpoint on this machine, fetched first if it is at a URI or on the Hub.
+
+    What was fetched before is not fetched again: from a store, as long as the files there are the same; from the Hub,
+    where `model.revision` is a commit, without asking it.
+
+    Args:
+        model: The recipe's section.
+        pretrained: Folder or URI that `model.path: pretrained` stands for.
+        weights: False to fetch and check the configuration alone.
+
+    Raises:
+        UserError: There is no such folder, or it is not a Stable Diffusion, or one of an unsupported kind.
+    """
+    place = _place(model, pretrained)
+    if "://" in place:
+        folder = _from_store(place, weights)
+    elif Path(place).expanduser().is_dir():
+        folder = Path(place).expanduser()
+    elif place != model.path:
+        raise UserError(f"model.path: {model.path}: there is no model in {place}")
+    else:
+        folder = _from_hub(model, weights)
+    layout.check_layout(folder, weights)
+    return folder
+
+
+def pin(model: Model) -> Model:
+    """Fixes the revision of a Hub model to a commit, so that all workers load the same; other models stay as they are.
+
+    Without a network, or with HF_HUB_OFFLINE, it is the commit that is in this machine's cache.
+
+    Args:
+        model: The recipe's section; `revision` may be a branch, a tag, a commit or None.
+
+    Raises:
+        UserError: The Hub has no such model or revision, or cannot be asked and it is not in the cache.
+    """
+    place = _place(model, "")
+    if place != model.path or "://" in place or Path(place).expanduser().is_dir() or _is_commit(model.revision):
+        return model
+    folder = _snapshot(model, [layout.INDEX])
+    return model.model_copy(update={"revision": folder.name})
+
+
+def _place(model: Model, pretrained: str) -> str:
+    """The folder, URI or Hub name that a path of the recipe stands for."""
+    names = {BUNDLED: str(resources.files("ddps_ray.quickstart") / "weights"), PRETRAINED: pretrained}
+    return names.get(model.path, model.path)
+
+
+def _from_store(uri: str, weights: bool) -> Path:
+    """Copies a checkpoint from a store, once a machine for each state that it has there."""
+    source, top = storage.open_uri(uri)
+    names = {file.path.removeprefix(top).lstrip("/"): file for file in storage.list_files(uri)}
+    files = {name: file for name, file in names.items() if layout.is_loaded(name, weights)}
+    if layout.INDEX not in files:
+        raise UserError(
+            f"model.path: {uri} has no {layout.INDEX}" if names else f"model.path: {uri} is not there, or empty"
+        )
+    layout.check_kind(storage.read_bytes(storage.join(uri, layout.INDEX)), uri)
+    state = repr([(file.path, file.size, file.mtime_ns) for file in files.values()])
+    target = Path(_CACHE).expanduser() / hashlib.sha256(state.encode()).hexdigest()
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone(target.with_suffix(".lock")):
+        if not target.is_dir():
+            part = target.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it copied
+            try:
+                _copy(source, files, part)
+            except OSError as error:
+                raise UserError(f"model.path: {uri} cannot be copied: {str(error).splitlines()[0]}") from error
+            part.rename(target)
+    return target
+
+
+def _copy(source: fs.FileSystem, files: dict[str, fs.FileInfo], folder: Path) -> None:
+    def one(name: str) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        here = fs.LocalFileSystem()
+        fs.copy_files(files[name].path, str(folder / name), source_filesystem=source, destination_filesystem=here)
+        if (size := (folder / name).stat().st_size) != files[name].size:
+            raise OSError(f"{name} has {size} bytes here, {files[name].size} there")
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(one, files))
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Lets one process of this machine in at a time; the system lets go of the lock of one that dies."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _from_hub(model: Model, weights: bool) -> Path:
+    """Fetches a snapshot; one that is complete here, of a known commit, without a word to the Hub."""
+    if _is_commit(model.revision):
+        try:
+            folder = _snapshot(model, layout.patterns(weights), here=True)
+            layout.check_layout(folder, weights)
+            return folder
+        except UserError:
+            pass  # not here, or not all of it
+    index = _snapshot(model, [layout.INDEX]) / layout.INDEX
+    if not index.is_file():
+        raise UserError(f"model.path: {model.path} is not a diffusers Stable Diffusion: it has no {layout.INDEX}")
+    layout.check_kind(index.read_bytes(), model.path)
+    return _snapshot(model, layout.patterns(weights))
+
+
+def _snapshot(model: Model, patterns: Sequence[str], here: bool = False) -> Path:
+    """Returns the folder of a Hub model's snapshot, named by its commit, with the files that match."""
+    try:
+        return Path(
+            snapshot_download(model.path, revision=model.revision, allow_patterns=list(patterns), local_files_only=here)
+        )
+    except (HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        at = f" at revision {model.revision}" if model.revision else ""
+        raise UserError(
+            f"model.path: {model.path}{at} is neither a folder here nor a model that the Hub gives"
+        ) from error
+
+
+def _is_commit(revision: str | None) -> bool:
+    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
