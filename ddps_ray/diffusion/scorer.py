@@ -11,6 +11,7 @@ from torch import Tensor
 from ddps_ray.config import Score
 from ddps_ray.diffusion import dift
 from ddps_ray.diffusion.checkpoint import Checkpoint, Geometry
+from ddps_ray.diffusion.micro_batch import MicroBatch
 from ddps_ray.diffusion.noise import draw_noise, draw_pairs
 from ddps_ray.diffusion.prompts import Prompts
 from ddps_ray.diffusion.typicality import Patch, most_typical_patch, typicality_terms
@@ -74,14 +75,21 @@ class Scorer:
         check(checkpoint.geometry, settings)
         self._checkpoint, self._settings, self._seed = checkpoint, settings, seed
         self._prompts = Prompts(checkpoint, settings.prompt, settings.null_prompt)
+        self._unet_calls = MicroBatch("U-Net", settings.micro_batch)
+        self._vae_calls = MicroBatch("VAE", settings.micro_batch)
         self.factor = checkpoint.geometry.factor
         self.feature_size = checkpoint.geometry.feature_sizes[settings.dift_block]
 
     def score(self, items: Sequence[Item]) -> list[Scored]:
         """Scores images of any mix of sizes; a result does not depend on what else is in the batch.
 
+        Where the GPU's memory does not suffice for `micro_batch`, this and all later calls go on with less.
+
         Returns:
             One result an item, in the same order.
+
+        Raises:
+            torch.OutOfMemoryError: It does not even suffice for one pair of latents, or one image.
         """
         results: dict[int, Scored] = {}
         for places in _by_shape(items).values():
@@ -107,18 +115,19 @@ class Scorer:
         ]
 
     def _terms(self, items: list[Item], latents_NCHW: Tensor, noise_NCHW: Tensor, timesteps_N: Tensor) -> Tensor:
-        """All terms of a group, the U-Net called with at most `micro_batch` latents at a time."""
-        owner_N = torch.arange(len(items)).repeat_interleave(self._settings.pairs)
+        """All terms of a group; the null prompt and the class's are two inputs of the U-Net."""
         device = self._checkpoint.device
+        owner_N = torch.arange(len(items)).repeat_interleave(self._settings.pairs).to(device)
         classes_NLD = torch.stack([self._prompts.of(item.class_text) for item in items])
-        parts = []
-        for chunk in torch.arange(len(owner_N)).split(max(1, self._settings.micro_batch // 2)):
-            owner = owner_N[chunk].to(device)
-            null_NLD = self._prompts.null_LD.expand(len(chunk), -1, -1)
+
+        def some(chunk: slice) -> Tensor:
+            owner = owner_N[chunk]
+            null_NLD = self._prompts.null_LD.expand(len(owner), -1, -1)
             noise, steps = noise_NCHW[chunk].to(device), timesteps_N[chunk].to(device)
-            terms = typicality_terms(self._checkpoint, latents_NCHW[owner], noise, steps, null_NLD, classes_NLD[owner])
-            parts.append(terms.cpu())
-        return torch.cat(parts)
+            latents, classes = latents_NCHW[owner], classes_NLD[owner]
+            return typicality_terms(self._checkpoint, latents, noise, steps, null_NLD, classes).cpu()
+
+        return self._unet_calls.over(len(owner_N), some, inputs=2)
 
     def _patch(self, map_HW: Tensor) -> Patch:
         if self._settings.patch == "full":
@@ -128,31 +137,22 @@ class Scorer:
         return most_typical_patch(map_HW, side, side)
 
     def _features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
-        cut = {"patch": self._patch_features, "image": self._image_features}[self._settings.dift_input]
-        chunks = torch.arange(len(items)).split(self._settings.micro_batch)
-        return torch.cat([cut([items[i] for i in c], latents_NCHW[c], [patches[i] for i in c]) for c in chunks]).cpu()
+        """Mean feature of each patch; N×D."""
+        alone = self._settings.dift_input == "patch"
+        if alone:
+            latents_NCHW = self._encode(np.stack([self._cut(*pair) for pair in zip(items, patches, strict=True)]))
 
-    def _patch_features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
-        """Mean feature of each patch, encoded and embedded by itself; N×D."""
-        f = self.factor
-        boxes = [(p.row * f, p.column * f, (p.row + p.height) * f, (p.column + p.width) * f) for p in patches]
-        cuts = [i.pixels_HWC[top:low, left:right] for i, (top, left, low, right) in zip(items, boxes, strict=True)]
-        return self._map_features(items, self._encode(np.stack(cuts))).mean((2, 3))
+        def some(chunk: slice) -> Tensor:
+            maps_NDhw = self._map_features(items[chunk], latents_NCHW[chunk])
+            means_ND = maps_NDhw.mean((2, 3)) if alone else _means(maps_NDhw, latents_NCHW.shape[2], patches[chunk])
+            return means_ND.cpu()
 
-    def _image_features(self, items: list[Item], latents_NCHW: Tensor, patches: list[Patch]) -> Tensor:
-        """Mean of the whole image's feature map over each patch; N×D."""
-        maps_NDhw = self._map_features(items, latents_NCHW)
-        step = latents_NCHW.shape[2] / maps_NDhw.shape[2]
-        means = []
-        for map_Dhw, patch in zip(maps_NDhw, patches, strict=True):
-            rows = slice(
-                int(patch.row / step), max(int(patch.row / step) + 1, round((patch.row + patch.height) / step))
-            )
-            columns = slice(
-                int(patch.column / step), max(int(patch.column / step) + 1, round((patch.column + patch.width) / step))
-            )
-            means.append(map_Dhw[:, rows, columns].mean((1, 2)))
-        return torch.stack(means)
+        return self._unet_calls.over(len(items), some)
+
+    def _cut(self, item: Item, patch: Patch) -> np.ndarray:
+        """Pixels of a patch, H×W×C."""
+        rows = slice(patch.row * self.factor, (patch.row + patch.height) * self.factor)
+        return item.pixels_HWC[rows, patch.column * self.factor : (patch.column + patch.width) * self.factor]
 
     def _map_features(self, items: list[Item], latents_NCHW: Tensor) -> Tensor:
         shape = latents_NCHW.shape[1:]
@@ -167,9 +167,13 @@ class Scorer:
     def _encode(self, pixels_NHWC: np.ndarray) -> Tensor:
         """Latents: the mean of the VAE's posterior times its scaling factor, float32."""
         vae = self._checkpoint.vae
-        images_NCHW = torch.from_numpy(pixels_NHWC).permute(0, 3, 1, 2).to(self._checkpoint.device, vae.dtype)
-        latents_NCHW: Tensor = vae.encode(images_NCHW / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
-        return latents_NCHW
+
+        def some(chunk: slice) -> Tensor:
+            images = torch.from_numpy(pixels_NHWC[chunk]).permute(0, 3, 1, 2).to(self._checkpoint.device, vae.dtype)
+            latents: Tensor = vae.encode(images / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
+            return latents
+
+        return self._vae_calls.over(len(pixels_NHWC), some)
 
 
 def check(geometry: Geometry, settings: Score) -> None:
@@ -187,6 +191,19 @@ def check(geometry: Geometry, settings: Score) -> None:
         raise UserError(
             f"score.dift_block: {settings.dift_block} asked, but the U-Net's {blocks} up-blocks count from 0"
         )
+
+
+def _means(maps_NDhw: Tensor, latent_rows: int, patches: list[Patch]) -> Tensor:
+    """Mean of each image's feature map over its patch; N×D."""
+    step = latent_rows / maps_NDhw.shape[2]
+    means = []
+    for map_Dhw, patch in zip(maps_NDhw, patches, strict=True):
+        rows, columns = (
+            slice(int(first / step), max(int(first / step) + 1, round((first + length) / step)))
+            for first, length in ((patch.row, patch.height), (patch.column, patch.width))
+        )
+        means.append(map_Dhw[:, rows, columns].mean((1, 2)))
+    return torch.stack(means)
 
 
 def _by_shape(items: Sequence[Item]) -> dict[tuple[int, ...], list[int]]:
