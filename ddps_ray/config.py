@@ -20,6 +20,8 @@ from ddps_ray.errors import UserError
 
 Place = Annotated[str, AfterValidator(storage.absolute)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
+Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else storage.absolute(name))]
+"""A table of class names: a place, or the packaged one."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Item = TypeVar("Item")
@@ -37,14 +39,36 @@ class Data(Section):
     """The data set, and how `index` lists it."""
 
     root: Place
-    """Folder or URI of an ImageFolder: `<root>/<split>/<class>/<image>`."""
+    """Folder or URI of the data set."""
+    layout: Literal[
+        "auto",
+        "imagefolder",
+        "imagenet",
+        "huggingface",
+        "webdataset",
+        "tiny-imagenet",
+        "cifar10",
+        "cifar100",
+        "packed",
+    ] = "auto"
+    """How it lies there; `auto` looks. `imagefolder`: `<split>/<class>/<image>`; `imagenet`: as ILSVRC's archives
+    unpack; `huggingface`: Parquet files of images and labels; `webdataset`: tar shards of images and `.cls`;
+    `tiny-imagenet`, `cifar10`, `cifar100`: as published (CIFAR in binary); `packed`: what `ddps pack` wrote."""
     train: str = "train"
     """Split that is scored and distilled."""
     val: str | None = "val"
     """Split on which students are tested; null where there is none."""
-    classes: Place | None = None
-    """CSV with a header and at least two columns: class id, class name. By default a wnid gets its ImageNet name, and
-    any other folder its own name."""
+    classes: Names | None = None
+    """CSV with a header and at least two columns: class id, class name; where the data set numbers its classes and does
+    not name them, in the order of the numbers. `imagenet-1k` is that table for ImageNet-1K. By default a wnid gets its
+    ImageNet name, and any other class the data set's own name for it."""
+    ground_truth: Place | None = None
+    """For `imagenet`: file of the classes of the flat validation split (Kaggle's LOC_val_solution.csv, a wnid a line,
+    or the development kit's numbers with meta.mat beside them); by default looked for in the root."""
+    per_class: PositiveInt | None = None
+    """Train on a random subset of so many images a class (paper, Fig. 6); null takes all."""
+    seed: int = 0
+    """Seed of that subset."""
 
     @model_validator(mode="after")
     def _two_splits(self) -> Self:
@@ -295,7 +319,7 @@ class Report(Section):
     """Its heading."""
     boxes: Place | None = None
     """CSV with image_id, left, top, right, bottom (right and bottom exclusive, in pixels of the original): true object
-    boxes, against which the chosen patches are measured; null where there are none."""
+    boxes, against which the chosen patches are measured; null takes those that the data set came with, if any."""
     classes: PositiveInt = 10
     """Classes shown in full."""
 

@@ -13,19 +13,53 @@ FOLDER = "manifest"
 _ROWS_PER_GROUP = 10_000
 
 
-def write(run: Run, split: str, rows: pa.Table, rows_per_file: int = 100_000) -> None:
+def write(run: Run, split: str, rows: pa.Table, rows_per_file: int = 100_000, first: int = 0) -> list[str]:
     """Writes the rows of a split, in their order, as `manifest/<split>-<number>.parquet`.
+
+    Files count only when the record of the stage `index` names them; see `files`.
 
     Args:
         run: Run directory.
         split: Name of the split.
         rows: Rows of `schemas.MANIFEST`.
         rows_per_file: At most so many go into a file.
+        first: Number of the first file.
+
+    Returns:
+        The names of the files.
     """
     schemas.check(rows, schemas.MANIFEST)
-    for number, start in enumerate(range(0, rows.num_rows, rows_per_file)):
-        uri = run.path(FOLDER, f"{split}-{number:05d}.parquet")
-        storage.write_table(uri, rows.slice(start, rows_per_file), _ROWS_PER_GROUP)
+    names = []
+    for number, start in enumerate(range(0, rows.num_rows, rows_per_file), first):
+        names.append(f"{split}-{number:05d}.parquet")
+        storage.write_table(run.path(FOLDER, names[-1]), rows.slice(start, rows_per_file), _ROWS_PER_GROUP)
+    return names
+
+
+def files(run: Run, split: str | None = None) -> list[str]:
+    """Returns the paths, in their file system, of the files that have the manifest, or that of one split, in order.
+
+    Those that `index --refresh` is writing, or has replaced and not yet deleted, are not among them.
+
+    Raises:
+        UserError: The stage `index` has not finished.
+    """
+    named = run.require("index", "index").get("files")
+    listed = storage.list_files(run.path(FOLDER))
+    return [
+        file.path
+        for file in listed
+        if (named is None or file.base_name in named) and (split is None or file.base_name.rpartition("-")[0] == split)
+    ]
+
+
+def prune(run: Run) -> None:
+    """Deletes the files that do not count: what a finished refresh has replaced, or one that was cut off has left."""
+    kept = set(files(run))
+    filesystem, _ = storage.open_uri(run.path(FOLDER))
+    for file in list(storage.list_files(run.path(FOLDER))):
+        if file.path not in kept:
+            filesystem.delete_file(file.path)
 
 
 def dataset(run: Run) -> ds.Dataset:
@@ -34,9 +68,9 @@ def dataset(run: Run) -> ds.Dataset:
     Raises:
         UserError: The stage `index` has not finished.
     """
-    run.require("index", "index")
-    filesystem, path = storage.open_uri(run.path(FOLDER))
-    return ds.dataset(path, schema=schemas.MANIFEST, format="parquet", filesystem=filesystem)
+    paths = files(run)
+    filesystem, _ = storage.open_uri(run.path(FOLDER))
+    return ds.dataset(paths, schema=schemas.MANIFEST, format="parquet", filesystem=filesystem)
 
 
 def classes(run: Run) -> pa.Table:

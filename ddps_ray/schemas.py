@@ -6,12 +6,12 @@ import pyarrow as pa
 
 MANIFEST = pa.schema(
     [
-        pa.field("image_id", pa.string(), nullable=False),  # path inside the data set; the same on every machine
-        pa.field("uri", pa.string(), nullable=False),  # where the bytes are
-        pa.field("class_id", pa.string(), nullable=False),  # folder name, e.g. a wnid
+        pa.field("image_id", pa.string(), nullable=False),  # <split>/<class_id>/<name>, the same in every layout
+        pa.field("uri", pa.string(), nullable=False),  # where the bytes are, as `sources.locators` reads it
+        pa.field("class_id", pa.string(), nullable=False),  # name that can be a folder's, e.g. a wnid
         pa.field("class_text", pa.string(), nullable=False),  # what the prompt calls the class
-        pa.field("label", pa.int32(), nullable=False),  # index of class_id among the data set's sorted class ids
-        pa.field("split", pa.string(), nullable=False),  # name of the split folder
+        pa.field("label", pa.int32(), nullable=False),  # index among the sorted class ids, or the data set's own
+        pa.field("split", pa.string(), nullable=False),  # name of the split
     ]
 )
 
@@ -59,6 +59,19 @@ EVALUATION = pa.schema(
         pa.field("best_epoch", pa.int32(), nullable=False),
         pa.field("accuracy_teacher", pa.float32(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),  # JSON of everything else the number depends on
+    ]
+)
+
+
+PACKED = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("class_id", pa.string(), nullable=False),
+        pa.field("class_text", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("image", pa.binary()),  # the image's file as it was; null where it could not be read
+        pa.field("error", pa.string()),  # reason why there is none
     ]
 )
 

@@ -1,72 +1,162 @@
 """Stage `index`: which images there are, of which classes, in which splits."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as csv
 import ray
 
 from ddps_ray import manifest, storage
 from ddps_ray.config import Data, Recipe
 from ddps_ray.console import say
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
-from ddps_ray.sources import classes, imagefolder
+from ddps_ray.sources import classes, folders, layouts, subset
+from ddps_ray.sources.listing import BOXES_FILE, Listing
 from ddps_ray.storage import Run
 
 STAGE = "index"
+_BATCH = 65_536
 
 
-def run(recipe: Recipe) -> None:
+def run(recipe: Recipe, refresh: bool = False) -> None:
     """Lists the recipe's data set into `manifest/`: one Ray task does it, and only counts come back.
 
+    Args:
+        recipe: The settings.
+        refresh: List a data set again that has been listed, and take in the images that are new.
+
     Raises:
-        UserError: The data set is not as the recipe says; then nothing is written.
+        UserError: The data set is not as the recipe says, or no longer has what it had; then nothing is written.
     """
     target = Run(recipe.run_dir)
     class_names = classes.read(recipe.data.classes) if recipe.data.classes else None
-    settings = _settings(recipe.data, class_names)
+    settings = _settings(recipe.data, class_names, target)
     splits = _splits(settings)
     say(f"index: listing {' and '.join(splits)} in {settings['root']}")
     done = target.summary(STAGE)
-    if done is not None and target.claim(STAGE, settings):
+    if done is not None and target.claim(STAGE, settings) and not refresh:
         say(f"index: already finished: {_in_words(done, splits)}")
         return
     cluster.connect(recipe)
-    summary = ray.get(_index.remote(target.uri, settings, class_names))
+    summary, notes = ray.get(_index.remote(target.uri, settings, class_names, recipe.data.ground_truth))
+    for note in notes:
+        say(f"index: {note}")
+    if done is not None and done["fingerprint"] == summary["fingerprint"]:
+        manifest.prune(target)
+        say(f"index: nothing new: {_in_words(done, splits)}")
+        return
+    # From here on readers take the new files; the old ones are no longer theirs, deleted or not.
     target.finish(STAGE, summary)
+    manifest.prune(target)
     for text in summary["ambiguous"]:
         say(f"index: warning: several classes are called {text!r}; data.classes can name them apart")
-    say(f"index: {_in_words(summary, splits)} → {target.path(manifest.FOLDER)}")
+    grown = f", {summary['images'] - done['images']} more than before" if done is not None else ""
+    where = f"{target.path(manifest.FOLDER)} (layout {summary['layout']})"
+    say(f"index: {_in_words(summary, splits)}{grown} → {where}")
 
 
 @ray.remote
-def _index(run_dir: str, settings: dict[str, Any], class_names: dict[str, str] | None) -> dict[str, Any]:
-    listing = imagefolder.list_images(settings["root"], _splits(settings), class_names)
-    target = Run(run_dir)
-    # Only now, so that a mistake in the data or its path does not bind the run directory to wrong settings.
-    target.claim(STAGE, settings)
-    storage.remove(target.path(manifest.FOLDER))  # of an attempt that was cut off
-    for split, rows in listing.splits.items():
-        manifest.write(target, split, rows)
-    splits = {split: rows.num_rows for split, rows in listing.splits.items()}
-    return {
-        "images": sum(splits.values()),
+def _index(
+    run_dir: str, settings: dict[str, Any], class_names: dict[str, str] | None, ground_truth: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    """Lists and writes; returns the stage's figures, and what the user should know."""
+    target, splits = Run(run_dir), _splits(settings)
+    layout = layouts.find(settings["root"], splits, settings["layout"])
+    listing = layouts.list_images(layout, settings["root"], splits, class_names, ground_truth)
+    tables, notes = _subset(listing.splits, settings)
+    notes = [*listing.notes, *notes]
+    summary = {
+        "images": sum(rows.num_rows for rows in tables.values()),
         "classes": len(listing.class_texts),
-        "splits": splits,
+        "splits": {split: rows.num_rows for split, rows in tables.items()},
         "skipped": listing.skipped,
         "ambiguous": classes.ambiguous(listing.class_texts),
-        "fingerprint": _fingerprint(listing.splits.values()),
+        "fingerprint": _fingerprint(tables.values()),
+        "layout": layout,
     }
+    done = target.summary(STAGE)
+    if done is not None:
+        _check_grown(target, tables)
+        if done["fingerprint"] == summary["fingerprint"]:
+            return summary, notes
+    # Only now, so that a mistake in the data or its path does not bind the run directory to wrong settings.
+    target.claim(STAGE, settings | {"layout": layout})
+    return summary | {"files": _write(target, tables, listing, fresh=done is None)}, notes
 
 
-def _settings(data: Data, class_names: dict[str, str] | None) -> dict[str, Any]:
-    """The recipe's section, with the names themselves in place of their file: what they say counts, not where."""
-    named = (
-        None if class_names is None else hashlib.sha256(json.dumps(class_names, sort_keys=True).encode()).hexdigest()
-    )
-    return data.model_dump() | {"root": storage.absolute(data.root), "classes": named}
+def _write(target: Run, tables: dict[str, pa.Table], listing: Listing, fresh: bool) -> list[str]:
+    """Writes the manifest beside the one that is there, unless that is of an attempt that was cut off."""
+    if fresh:
+        storage.remove(target.path(manifest.FOLDER))
+    else:
+        manifest.prune(target)
+    last = max((_number(path) for path in storage.list_files(target.path(manifest.FOLDER))), default=-1)
+    names = [name for split, rows in tables.items() for name in manifest.write(target, split, rows, first=last + 1)]
+    if listing.boxes is not None:
+        sink = io.BytesIO()
+        csv.write_csv(listing.boxes, sink)
+        storage.write_bytes(target.path(BOXES_FILE), sink.getvalue())
+    return names
+
+
+def _number(file: Any) -> int:
+    digits = file.base_name.removesuffix(".parquet").rpartition("-")[2]
+    return int(digits) if digits.isdigit() else -1
+
+
+def _check_grown(target: Run, tables: dict[str, pa.Table]) -> None:
+    """Raises UserError where a row of the manifest is not in the new listing, or is another: scores would be wrong."""
+    columns = ["image_id", "class_id", "class_text", "label", "uri"]
+    for split, rows in tables.items():
+        old = manifest.dataset(target).to_table(columns=columns, filter=pc.field("split") == split)
+        place = pc.index_in(old["image_id"], value_set=rows["image_id"].combine_chunks())
+        if place.null_count:
+            gone = old["image_id"].filter(pc.is_null(place))[0].as_py()
+            raise UserError(f"data: {gone} is no longer in the data set: use another run_dir")
+        new = rows.take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
+        for column in columns[1:]:
+            changed = pc.not_equal(old[column], new[column])
+            if pc.any(changed).as_py():
+                row = pc.index(changed, True).as_py()
+                was, now = old[column][row].as_py(), new[column][row].as_py()
+                name = old["image_id"][row].as_py()
+                raise UserError(f"data: the {column} of {name} was {was!r}, is now {now!r}: use another run_dir")
+
+
+def _subset(tables: dict[str, pa.Table], settings: dict[str, Any]) -> tuple[dict[str, pa.Table], list[str]]:
+    """Takes `per_class` images of each class of the training split, if that is set."""
+    wanted, split = settings["per_class"], settings["train"]
+    if wanted is None:
+        return tables, []
+    counts = pc.value_counts(tables[split]["class_id"].combine_chunks()).field("counts")
+    short = pc.sum(pc.less(counts, wanted)).as_py()
+    notes = [f"warning: {short} classes have fewer than {wanted} images"] if short else []
+    return tables | {split: subset.choose(tables[split], wanted, settings["seed"])}, notes
+
+
+def _settings(data: Data, class_names: dict[str, str] | None, target: Run) -> dict[str, Any]:
+    """The recipe's section, with what the files say in place of their names: that counts, not where they are."""
+    settings = data.model_dump() | {
+        "root": storage.absolute(data.root),
+        "classes": None if class_names is None else _digest(json.dumps(list(class_names.items()))),
+        "ground_truth": None
+        if data.ground_truth is None
+        else _digest(folders.read_text(data.ground_truth, "data.ground_truth")),
+        "seed": data.seed if data.per_class is not None else None,
+    }
+    if data.layout == layouts.AUTO and target.summary(STAGE) is not None:
+        settings["layout"] = target.record()["stages"][STAGE]["settings"].get("layout")
+    return settings
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _splits(settings: dict[str, Any]) -> list[str]:
@@ -77,8 +167,9 @@ def _fingerprint(tables: Iterable[pa.Table]) -> str:
     """Digest of the data set as listed, the same wherever it lies."""
     digest = hashlib.sha256()
     for rows in tables:
-        for image_id, text in zip(rows["image_id"].to_pylist(), rows["class_text"].to_pylist(), strict=True):
-            digest.update(f"{image_id}\t{text}\n".encode())
+        for batch in rows.select(["image_id", "class_text"]).to_batches(_BATCH):
+            pairs = zip(batch["image_id"].to_pylist(), batch["class_text"].to_pylist(), strict=True)
+            digest.update("".join(f"{image_id}\t{text}\n" for image_id, text in pairs).encode())
     return digest.hexdigest()
 
 

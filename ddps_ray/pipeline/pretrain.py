@@ -6,13 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 from PIL import Image, ImageOps
 from ray import train
 from torch import nn
 
-from ddps_ray import schemas, storage
+from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
@@ -118,10 +119,8 @@ def _report(progress: Progress, training: Pretraining, rank: int) -> None:
 
 
 def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-    """This worker's images (uint8, square), their labels, and all class prompts by label."""
-    filesystem, path = storage.open_uri(run.path("manifest"))
-    manifest = pads.dataset(path, filesystem=filesystem, format="parquet")
-    rows = manifest.to_table(filter=pads.field("split") == recipe.data.train).sort_by("image_id")
+    """This worker's images (uint8, square), the number of each one's class, and the prompts of all classes."""
+    rows = manifest.dataset(run).to_table(filter=pads.field("split") == recipe.data.train).sort_by("image_id")
     classes = rows.select(["label", "class_text"]).group_by("label").aggregate([("class_text", "min")]).sort_by("label")
     prompts = [recipe.score.prompt.replace("{}", text) for text in classes.column("class_text_min").to_pylist()]
     mine = rows.take(list(range(rank, rows.num_rows, world)))
@@ -136,7 +135,9 @@ def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[tor
     if not good:
         raise UserError(f"{run.path('manifest')}: not one of {mine.num_rows} training images can be used")
     images_NCHW = torch.stack([results[place] for place in good])  # type: ignore[misc]
-    return images_NCHW, torch.tensor(mine.column("label").to_pylist())[good], prompts
+    known = classes.column("label").combine_chunks()  # labels that the data set gives may have gaps
+    numbers = pc.index_in(mine.column("label"), value_set=known)
+    return images_NCHW, torch.tensor(numbers.to_pylist())[good], prompts
 
 
 def _squared(size: int) -> Callable[[Image.Image], torch.Tensor]:

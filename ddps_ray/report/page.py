@@ -16,6 +16,7 @@ from ddps_ray.report import accuracy, charts, distilled, examples, localisation,
 from ddps_ray.report.accuracy import Accuracy
 from ddps_ray.report.distilled import DistilledSet
 from ddps_ray.report.tables import Scores
+from ddps_ray.sources.listing import BOXES_FILE
 from ddps_ray.storage import Run
 
 _STRIPS = 24
@@ -89,9 +90,10 @@ def _context(where: Run, recipe: Recipe) -> dict[str, Any]:
 
 
 def _localisation(where: Run, recipe: Recipe) -> dict[str, Any] | None:
-    if recipe.report.boxes is None:
+    boxes = recipe.report.boxes or where.path(BOXES_FILE)
+    if recipe.report.boxes is None and not storage.exists(boxes):
         return None
-    found = localisation.measure(where, recipe.report.boxes)
+    found = localisation.measure(where, boxes)
     holds = [(place.text, place.holds) for place in found.placements]
     covers = [(place.text, place.coverage) for place in found.placements]
     return {

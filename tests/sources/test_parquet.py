@@ -1,4 +1,4 @@
-"""Images in rows of Parquet files: each group read once, whoever asks, and every damage told from a store that fails."""
+"""Images in rows of Parquet files: each group is read once, and damage is told from a store that fails."""
 
 import io
 import threading

@@ -1,0 +1,121 @@
+"""What each layout gives: the images of a data set as manifest rows, checked before anything is written."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ddps_ray import schemas
+from ddps_ray.errors import UserError
+
+BOXES_FILE = "boxes.csv"
+"""Where `index` puts the boxes that come with a data set, in the run directory; the report looks there."""
+
+BOXES = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("left", pa.int32(), nullable=False),  # pixels of the original image
+        pa.field("top", pa.int32(), nullable=False),
+        pa.field("right", pa.int32(), nullable=False),  # exclusive, as is bottom
+        pa.field("bottom", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a data set.
+
+    Attributes:
+        texts: What the prompt calls each class id, in the order of the labels.
+        labels: The label of each class id.
+    """
+
+    texts: dict[str, str]
+    labels: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set.
+
+    Attributes:
+        splits: Rows of `schemas.MANIFEST` by split; a class lies together where the data set's own order allows.
+        class_texts: The name of each class id, in the order of the labels.
+        skipped: Files, or members of files, that are not images of the splits; hidden ones do not count.
+        boxes: Rows of `BOXES`, true object boxes, if the data set comes with some.
+        notes: What the user should know, a line each.
+    """
+
+    splits: dict[str, pa.Table]
+    class_texts: dict[str, str]
+    skipped: int
+    boxes: pa.Table | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+def rows(split: str, image_ids: Any, uris: Any, class_ids: Any, known: Classes) -> pa.Table:
+    """Builds rows of `schemas.MANIFEST` column by column.
+
+    Args:
+        split: The split that all of them are of.
+        image_ids: Their ids: an Arrow array, or what makes one.
+        uris: Where they are.
+        class_ids: Their classes, all of them known.
+        known: The classes.
+    """
+    ids, places, owners = (_column(values) for values in (image_ids, uris, class_ids))
+    index = pc.index_in(owners, value_set=pa.array(list(known.texts), pa.string()))
+    texts = pa.array(list(known.texts.values()), pa.string()).take(index)
+    labels = pa.array([known.labels[class_id] for class_id in known.texts], pa.int32()).take(index)
+    same = pa.repeat(pa.scalar(split, pa.string()), len(ids))
+    table = pa.table([ids, places, owners, texts, labels, same], schema=schemas.MANIFEST)
+    return schemas.check(table, schemas.MANIFEST)
+
+
+def check(listing: Listing) -> Listing:
+    """Returns a listing unchanged if later stages can rely on it.
+
+    Raises:
+        UserError: A split is empty, an id is empty or not unique, or a later split has a class that the first one,
+            the training split, lacks.
+    """
+    trained: set[str] | None = None
+    for split, table in listing.splits.items():
+        if not table.num_rows:
+            raise UserError(f"data: split {split!r} has no images")
+        _check_ids(table)
+        class_ids = set(table["class_id"].unique().to_pylist())
+        trained = class_ids if trained is None else trained
+        if lacking := sorted(class_ids - trained):
+            raise UserError(f"data: split {split!r} has class {lacking[0]}, of which the training split has no images")
+    return listing
+
+
+def _check_ids(table: pa.Table) -> None:
+    ids = table["image_id"]
+    if pc.any(pc.equal(ids, "")).as_py():
+        raise UserError("data: an image's id is empty")
+    if pc.count_distinct(ids).as_py() == len(ids):
+        return
+    counts = pc.value_counts(ids.combine_chunks())
+    double = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0]
+    where = table.filter(pc.equal(ids, double))["uri"].slice(0, 2).to_pylist()
+    raise UserError(f"data: two images have the id {double.as_py()}: {' and '.join(where)}")
+
+
+def boxes(found: Iterable[tuple[str, int, int, int, int]]) -> pa.Table:
+    """Builds rows of `BOXES` from image_id, left, top, right, bottom."""
+    columns: Mapping[str, list[Any]] = {name: [] for name in BOXES.names}
+    for box in found:
+        for name, value in zip(BOXES.names, box, strict=True):
+            columns[name].append(value)
+    return schemas.table(dict(columns), BOXES)
+
+
+def _column(values: Any) -> pa.ChunkedArray:
+    if isinstance(values, pa.ChunkedArray):
+        return values.cast(pa.string())
+    return pa.chunked_array([pa.array(values, pa.string())])
