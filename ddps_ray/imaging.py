@@ -63,12 +63,16 @@ def scale(image: Image.Image, size: int, multiple: int, max_aspect: float) -> Im
     Raises:
         BadImage: The ratio is larger.
     """
-    short, long = sorted(image.size)
+    return image.resize(scaled_size(*image.size, size, multiple, max_aspect), Image.Resampling.BICUBIC)
+
+
+def scaled_size(width: int, height: int, size: int, multiple: int, max_aspect: float) -> tuple[int, int]:
+    """Returns the width and height that `scale` gives an image; arguments and errors as there."""
+    short, long = sorted((width, height))
     if long > max_aspect * short:
         raise BadImage(f"aspect ratio {long / short:.1f} is over {max_aspect:g}")
     long = max(size, round(size * long / short / multiple) * multiple)
-    wide = image.width >= image.height
-    return image.resize((long, size) if wide else (size, long), Image.Resampling.BICUBIC)
+    return (long, size) if width >= height else (size, long)
 
 
 def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image.Image:

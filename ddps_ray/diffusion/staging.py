@@ -21,6 +21,9 @@ from ddps_ray.errors import UserError
 
 BUNDLED = "quickstart"
 PRETRAINED = "pretrained"
+MODEL_FOLDER = "pretrain/model"
+"""Where `ddps pretrain` puts its model inside a run directory."""
+
 _CACHE = "~/.cache/ddps_ray/models"
 _THREADS = 8
 

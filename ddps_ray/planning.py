@@ -1,0 +1,216 @@
+"""`ddps plan`: what scoring would take in operations, bytes, shards, GPU-hours and money; nothing is started."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+from ddps_ray import imaging, manifest, shards
+from ddps_ray.config import Recipe, Score
+from ddps_ray.console import say
+from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion.flops import Cost, default_rows_per_shard, flops_per_image
+from ddps_ray.diffusion.measuring import measure
+from ddps_ray.diffusion.scorer import check
+from ddps_ray.diffusion.staging import MODEL_FOLDER
+from ddps_ray.errors import BadImage, UserError
+from ddps_ray.sources.reading import attempt
+from ddps_ray.storage import Run
+
+PEAKS = {
+    "t4": (65.0, 8.1),
+    "v100": (125.0, 15.7),
+    "l4": (121.0, 30.3),
+    "a10": (125.0, 31.2),
+    "a10g": (70.0, 31.5),
+    "l40s": (362.0, 91.6),
+    "a100": (312.0, 19.5),
+    "h100": (989.0, 67.0),
+    "h200": (989.0, 67.0),
+}
+"""Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores (no TF32)."""
+
+_SAMPLE = 64
+_OTHER_COLUMNS = 100
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast the images are scored.
+
+    Attributes:
+        seconds: Of one GPU for one image.
+        source: Which GPU, and how that is known.
+    """
+
+    seconds: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of some of the images.
+
+    Attributes:
+        width: Mean longer edge in pixels at which they are scored, rounded to the VAE's scale factor.
+        height: Their shorter edge.
+        sampled: Images that were read.
+        unusable: Those among them that would go to quarantine.
+    """
+
+    width: int
+    height: int
+    sampled: int
+    unusable: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run's scoring takes.
+
+    Attributes:
+        images: Images of the training split.
+        done: Those that have a row already.
+        sizes: Their sizes.
+        cost: Operations an image of the mean size.
+        stored: Bytes an image in the shards, before compression.
+        rows_per_shard: Images in a shard.
+        speed: Of the GPU.
+        price: Of a GPU-hour, if it is known.
+    """
+
+    images: int
+    done: int
+    sizes: Sizes
+    cost: Cost
+    stored: int
+    rows_per_shard: int
+    speed: Speed
+    price: float | None = None
+
+    @property
+    def hours(self) -> float:
+        """GPU-hours of the images that are left."""
+        return (self.images - self.done) * self.speed.seconds / 3600
+
+
+def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation: float = 0.35) -> None:
+    """Prints what scoring the images that are left would take.
+
+    Where this machine has a CUDA device, that is timed, and `gpu` and `utilisation` do not count.
+
+    Args:
+        recipe: The recipe; its data set must have been indexed.
+        gpu: GPU type, one of `PEAKS`.
+        price: Price of a GPU-hour.
+        utilisation: Share of the GPU's peak that is reached, over 0 and at most 1.
+
+    Raises:
+        UserError: An argument is impossible, the data set is not indexed, or the model or the settings do not fit.
+    """
+    _check(gpu, price, utilisation)
+    this = Run(recipe.run_dir)
+    images = this.require("index", "index")["splits"].get(recipe.data.train)
+    if images is None:
+        raise UserError(f"data.train: the index in {this.uri} has no split {recipe.data.train!r}")
+    if recipe.model.path == checkpoints.PRETRAINED:
+        this.require("pretrain", "pretrain")
+    cuda = torch.cuda.is_available()
+    folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda)
+    geometry = checkpoints.geometry(folder)
+    check(geometry, recipe.score)
+    sizes = _sizes(this, recipe, geometry.factor)
+    cost = flops_per_image(folder, recipe.score, sizes.width, sizes.height)
+    if cuda:
+        device = torch.device("cuda")
+        seconds = measure(folder, recipe, device, sizes.width, sizes.height)
+        speed = Speed(seconds, f"{torch.cuda.get_device_name(device)}, measured here: {1 / seconds:.3g} images/s")
+    else:
+        speed = assumed(cost, gpu, recipe.model.dtype, utilisation)
+    found, _ = shards.Footers(this.path(shards.FOLDER)).look()
+    done = min(images, sum(shard.rows for shard in found))
+    stored = bytes_per_image(recipe.score, sizes, geometry.factor, geometry.feature_sizes[recipe.score.dift_block])
+    rows = recipe.score.rows_per_shard or default_rows_per_shard(cost.total, gpu=True)
+    for line in table(Plan(images, done, sizes, cost, stored, rows, speed, price)):
+        say(line)
+
+
+def assumed(cost: Cost, gpu: str, dtype: str, utilisation: float) -> Speed:
+    """The speed of a GPU type that reaches a share of its peak."""
+    half, single = PEAKS[gpu]
+    peak = single if dtype == "float32" else half
+    kind = "float32 without tensor cores" if dtype == "float32" else f"{dtype} on tensor cores"
+    return Speed(cost.total / (peak * 1e12 * utilisation), f"{gpu} at {utilisation:.0%} of {peak:g} TFLOP/s ({kind})")
+
+
+def bytes_per_image(settings: Score, sizes: Sizes, factor: int, dift_size: int) -> int:
+    """Bytes of a row of `schemas.scores`, uncompressed."""
+    positions = (sizes.width // factor) * (sizes.height // factor)
+    maps = int(settings.store_map) + settings.pairs * int(settings.store_terms)
+    return 2 * (maps * positions + settings.pairs * int(settings.store_terms) + dift_size) + _OTHER_COLUMNS
+
+
+def table(plan: Plan) -> Iterator[str]:
+    """Yields the lines to print."""
+    rows = dict(_rows(plan))
+    width = max(map(len, rows))
+    for name, text in rows.items():
+        yield f"{name.ljust(width)}  {text}"
+
+
+def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
+    left, sizes, cost = plan.images - plan.done, plan.sizes, plan.cost
+    yield "images", f"{plan.images:,}: {plan.done:,} scored, {left:,} left"
+    bad = f", of which {sizes.unusable} cannot be used" if sizes.unusable else ""
+    yield "size", f"{sizes.width} × {sizes.height} px, mean of {sizes.sampled} images sampled{bad}"
+    yield "U-Net calls", f"{cost.unet_calls} an image, {cost.unet_calls * left:,} left"
+    parts = f"U-Net {_si(cost.unet)}, VAE {_si(cost.vae)}, DIFT {_si(cost.dift)}"
+    yield "operations", f"{_si(cost.total)}FLOP an image ({parts}), {_si(cost.total * left)}FLOP left"
+    yield "written", f"{_si(plan.stored)}B an image, {_si(plan.stored * left)}B left, before compression"
+    yield "shards", f"{math.ceil(left / plan.rows_per_shard):,} of {plan.rows_per_shard:,} images left"
+    yield "time", f"{_amount(plan.hours)} GPU-hours left on {plan.speed.source}"
+    if plan.price is not None:
+        yield "cost", f"{_amount(plan.hours * plan.price)} left, at {plan.price:g} a GPU-hour"
+
+
+def _check(gpu: str, price: float | None, utilisation: float) -> None:
+    if gpu not in PEAKS:
+        raise UserError(f"--gpu {gpu}: not a type known here; known are {', '.join(PEAKS)}")
+    if not 0 < utilisation <= 1:
+        raise UserError(f"--utilisation {utilisation:g}: give a share over 0 and at most 1")
+    if price is not None and not 0 <= price < math.inf:
+        raise UserError(f"--price {price:g}: give a number of at least 0")
+
+
+def _sizes(this: Run, recipe: Recipe, factor: int) -> Sizes:
+    """Reads some images, spread over the manifest, for their sizes."""
+    train = pc.field("split") == recipe.data.train
+    uris = manifest.dataset(this).to_table(columns=["uri"], filter=train).column("uri")
+    chosen = np.unique(np.linspace(0, len(uris) - 1, min(_SAMPLE, len(uris))).round().astype(int))
+    settings = recipe.score
+    read = attempt(
+        uris.take(chosen).to_pylist(),
+        lambda image: imaging.scaled_size(*image.size, settings.size, factor, settings.max_aspect),
+    )
+    longer = [max(size) for size in read if not isinstance(size, BadImage)]
+    if not longer:
+        raise UserError(f"data: none of the {len(read)} images that were sampled can be used; the first: {read[0]}")
+    mean = round(float(np.mean(longer)) / factor) * factor
+    return Sizes(mean, settings.size, len(read), len(read) - len(longer))
+
+
+def _amount(value: float) -> str:
+    if 0 < value < 0.1:
+        return "under 0.1"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _si(value: float) -> str:
+    """A number of three digits and the prefix of its unit, e.g. `3.60 T`."""
+    rounded = float(f"{value:.3g}")
+    power = min(len(_PREFIXES) - 1, int(math.log10(rounded) // 3)) if rounded >= 1 else 0
+    return f"{rounded / 1000**power:.3g} {_PREFIXES[power]}"
