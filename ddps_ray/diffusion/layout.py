@@ -15,6 +15,7 @@ INDEX = "model_index.json"
 
 _STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 _BESIDES = ("text_encoder_2", "transformer")
 _CONDITIONS = {"addition_embed_type": (None, "text"), "class_embed_type": (None,), "encoder_hid_dim_type": (None,)}
 _PREDICTIONS = ("epsilon", "v_prediction")
@@ -81,6 +82,9 @@ def check_layout(folder: Path, weights: bool = True) -> None:
             what = f"{part} folder" if part in PARTS else part
             raise UserError(f"model.path: {folder} is not a diffusers Stable Diffusion: it has no {what}")
     _check_configuration(folder)
+    if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
+        # The library makes an empty vocabulary of it, in which all prompts are the same.
+        raise UserError(f"model.path: {folder}/tokenizer has neither tokenizer.json nor vocab.json with merges.txt")
     for part, stem in _STEMS.items() if weights else ():
         if not any(_is_weights(part, file.name) for file in (folder / part).iterdir()):
             raise UserError(

@@ -201,6 +201,12 @@ def test_weights_in_another_format_only_are_named(model: Path) -> None:
         staging.locate(Model(path=str(model)), "")
 
 
+def test_a_tokenizer_without_words_is_named(model: Path) -> None:
+    (model / "tokenizer" / "tokenizer.json").rename(model / "tokenizer" / "vocab.json")
+    with pytest.raises(UserError, match=r"tokenizer has neither tokenizer\.json nor vocab\.json with merges\.txt"):
+        staging.locate(Model(path=str(model)), "")
+
+
 def test_a_place_with_no_model_is_named(tmp_path: Path, home: Path) -> None:
     (tmp_path / "empty").mkdir()
     cases = [
