@@ -1,0 +1,138 @@
+"""Ray nodes as processes of this machine, with GPUs that exist in name only, so that a test may kill them."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240
+# On loopback and for the tests alone: without a token, whatever mode this process or this machine is in.
+ENVIRONMENT = {
+    **os.environ,
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def until(condition: Callable[[], bool], what: str, pause: float = 0.1) -> None:
+    """Waits for a condition; fails the test if it does not come true."""
+    begun = time.monotonic()
+    while not condition():
+        if time.monotonic() - begun > PATIENCE:
+            pytest.fail(f"waited {PATIENCE} s for {what}")
+        time.sleep(pause)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def kill(process: psutil.Process) -> None:
+    """SIGKILL to a process and all that it has begun, at once, as when a machine is lost."""
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:
+        try:
+            member.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(family, timeout=30)
+
+
+class Node:
+    """One Ray node."""
+
+    def __init__(self, *options: str) -> None:
+        """Starts it with the options of `ray start`."""
+        ray = Path(sys.executable).with_name("ray")
+        nowhere = subprocess.DEVNULL
+        command = [str(ray), "start", "--block", "--disable-usage-stats", *options]
+        self.process = subprocess.Popen(
+            command, env=ENVIRONMENT, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd=ROOT
+        )
+
+    def kill(self) -> None:
+        """Loses it."""
+        kill(psutil.Process(self.process.pid))
+        self.process.wait(30)
+
+    def scorers(self, actor: str) -> list[psutil.Process]:
+        """The processes of this node in which an actor of a class scores."""
+        found = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                title = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if title.startswith("ray::") and actor in title:
+                found.append(process)
+        return found
+
+
+class Cluster:
+    """A head without GPUs, and workers with one each."""
+
+    def __init__(self) -> None:
+        """Starts the head only."""
+        self._temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
+        self._port = free_port()
+        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
+        options = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
+        self.head = Node(*options, "--include-dashboard=false", *ports)
+        self.workers: list[Node] = []
+        until(self._answers, "the head")
+
+    @property
+    def address(self) -> str:
+        """Where a driver joins."""
+        return f"127.0.0.1:{self._port}"
+
+    def add_worker(self) -> Node:
+        """Starts one more worker; it joins when it is ready."""
+        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
+        self.workers.append(Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1", *ports))
+        return self.workers[-1]
+
+    def lose(self, worker: Node) -> None:
+        """Loses a worker."""
+        self.workers.remove(worker)
+        worker.kill()
+
+    def end(self) -> None:
+        """Loses everything."""
+        for node in [*self.workers, self.head]:
+            node.kill()
+        shutil.rmtree(self._temp, ignore_errors=True)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
+
+
+@contextmanager
+def cluster(workers: int) -> Iterator[Cluster]:
+    """A cluster that is gone afterwards."""
+    made = Cluster()
+    try:
+        for _ in range(workers):
+            made.add_worker()
+        yield made
+    finally:
+        made.end()
