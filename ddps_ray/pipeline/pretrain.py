@@ -18,9 +18,9 @@ from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
+from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.pipeline import cluster, trainers
-from ddps_ray.pipeline.score import MODEL_FOLDER
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
