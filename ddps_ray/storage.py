@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ddps_ray import __version__
 from ddps_ray.errors import UserError
 
 RECORD = "run.json"
+_OBJECT_STORES = ("s3", "gcs", "abfs")
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
 
 
@@ -25,7 +26,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """Splits a local path or URI into its file system and the path inside it; a relative path becomes absolute.
 
     Raises:
-        UserError: The URI's scheme is not known, or its store cannot be reached.
+        UserError: The URI's scheme or an option is not known, or its store cannot be reached.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
@@ -37,11 +38,41 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
 
 
+class PatientS3(fs.S3FileSystem):  # type: ignore[misc]
+    """S3 that bears a minute of throttling, failures and lost connections.
+
+    One that a URI makes gives up after 6 s, and after 3 attempts once it is pickled, since its pickle leaves the retry
+    strategy out. Google's waits 15 minutes as it is.
+    """
+
+    ATTEMPTS = 10
+    """With pauses that double from 1 s to 20 s, times a random share."""
+
+    def __init__(self, **options: Any) -> None:
+        """Takes what `pyarrow.fs.S3FileSystem` does, but for the retry strategy."""
+        super().__init__(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=self.ATTEMPTS))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(PatientS3, **_options(self)), ()
+
+
 @lru_cache
 def _store(uri: str) -> tuple[fs.FileSystem, str]:
     """A store's file system, made once: making one may cost a round trip to find its region."""
     filesystem, path = fs.FileSystem.from_uri(uri)
+    if isinstance(filesystem, fs.S3FileSystem):
+        options = _options(filesystem)
+        if PatientS3(**options) != filesystem:
+            raise pa.ArrowInvalid("an option in this URI's query would be lost on the way to Ray's workers")
+        # A small object is then one request, not the three of an upload in parts, and a kill leaves no parts behind.
+        filesystem = PatientS3(**options | {"allow_delayed_open": True})
     return filesystem, str(path)
+
+
+def _options(filesystem: fs.S3FileSystem) -> dict[str, Any]:
+    """The arguments that would make this file system again, as its pickle has them."""
+    _, (options,) = fs.S3FileSystem.__reduce__(filesystem)
+    return dict(options)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -70,15 +101,16 @@ def read_bytes(uri: str) -> bytes:
         OSError: It cannot be read.
     """
     filesystem, path = open_uri(uri)
-    with filesystem.open_input_stream(path, compression=None) as stream:
-        return bytes(stream.read())
+    with filesystem.open_input_file(path) as file:  # which knows its size: one request for all of it
+        return bytes(file.read())
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """Writes a whole file atomically, making its folder: a reader sees the old file, or the new one, never a part."""
     filesystem, path = open_uri(uri)
     folder, _, name = path.rpartition("/")
-    filesystem.create_dir(folder, recursive=True)
+    if filesystem.type_name not in _OBJECT_STORES:  # which have no folders, only objects that stand for them
+        filesystem.create_dir(folder, recursive=True)
     if not isinstance(filesystem, fs.LocalFileSystem):  # an object store shows an object only when it is complete
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)

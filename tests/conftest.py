@@ -16,6 +16,8 @@ from ddps_ray.quickstart.shapes import CLASSES
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# For the store that tests/stores starts. Here, because the workers of Ray have the environment in which it was started.
+os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 
 
 @pytest.fixture(scope="session")
