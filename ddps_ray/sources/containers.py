@@ -7,7 +7,7 @@ from ddps_ray import storage
 from ddps_ray.errors import UserError
 from ddps_ray.sources import folders
 
-_NUMBERED = re.compile(r"(?P<split>.*[^-_.\d])[-_.]?\d+(-of-\d+(-[0-9a-f]+)?)?")
+_NUMBERED = re.compile(r"(?P<split>.*?[^-_.\d])[-_.]?\d+(-of-\d+(-[0-9a-f]+)?)?")
 """`train-00000-of-00294`, `imagenet1k-train-0000`, or `train00`."""
 
 

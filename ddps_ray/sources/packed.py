@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from ddps_ray import schemas, storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes, containers, folders, listing, locators
+from ddps_ray.sources import classes, folders, listing, locators
 from ddps_ray.sources.listing import Classes, Listing
 
 RECORD = "packed.json"
@@ -22,8 +22,8 @@ def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether a folder is a packed data set, finished or not."""
     if storage.exists(storage.join(root, RECORD)):
         return True
-    for paths in containers.found(root, ".parquet").values():
-        filesystem, path = storage.open_uri(storage.join(root, paths[0]))
+    for name in _files(root)[:1]:
+        filesystem, path = storage.open_uri(storage.join(root, name))
         try:
             return set(schemas.PACKED.names) <= set(pq.read_schema(path, filesystem=filesystem).names)
         except (OSError, pa.ArrowInvalid):
@@ -50,8 +50,8 @@ def list_images(
     for split in splits:
         if split not in counts:
             raise UserError(f"data: {root} has no split {split!r}; it has {', '.join(counts)}")
-    files = containers.found(root, ".parquet")
-    read = {split: _read(root, split, files.get(split, [])) for split in splits}
+    files = _files(root)
+    read = {split: _read(root, split, [name for name in files if name.startswith(f"{split}-")]) for split in splits}
     for split, rows in read.items():
         if rows.num_rows != counts[split]:
             raise UserError(f"data: {root} has {rows.num_rows} images of {split!r}, {RECORD} says {counts[split]}")
@@ -61,6 +61,10 @@ def list_images(
         for split, rows in read.items()
     }
     return Listing(tables, known.texts, skipped=0)
+
+
+def _files(root: str) -> list[str]:
+    return [name for name in folders.files(root) if name.endswith(".parquet")]
 
 
 def _counts(root: str) -> dict[str, int]:

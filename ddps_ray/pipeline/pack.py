@@ -1,0 +1,168 @@
+"""Command `pack`: the images of an index, wherever they lie, copied into a few Parquet files that are read in order."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import ray
+from ray.data import DataContext
+from ray.data.datasource import FilenameProvider
+
+from ddps_ray import manifest, schemas, shards, storage
+from ddps_ray.config import Recipe
+from ddps_ray.console import say
+from ddps_ray.errors import BadImage, UserError
+from ddps_ray.pipeline import cluster
+from ddps_ray.pipeline.commits import checkpointed
+from ddps_ray.sources import packed, reading
+from ddps_ray.storage import Run
+
+STAGE = "pack"
+ROWS_PER_GROUP = 64
+"""What one read brings along: some 7 MB of ImageNet."""
+
+_FILE_BYTES = 128 * 2**20  # a task holds a file twice, and a kill costs one a task
+_SAMPLE = 64
+_FORMAT = {
+    "compression": {"image": "none"},  # is compressed as it is
+    "use_dictionary": ["class_id", "class_text", "split"],
+    "write_statistics": ["image_id", "class_id", "label", "error"],
+}
+
+
+def run(recipe: Recipe, out: str) -> None:
+    """Copies every image of all splits of the index into `<out>/<split>-….parquet`, as its file is.
+
+    A folder so made is a data set of the layout `packed`, with the same ids, classes and labels. A run that was killed
+    goes on from the files that are whole.
+
+    Args:
+        recipe: The recipe of the run.
+        out: Folder or URI, empty or begun by this command.
+
+    Raises:
+        UserError: The data set is not indexed, or `out` has other files, or those of another index.
+    """
+    target, out = Run(recipe.run_dir), storage.absolute(out)
+    indexed = target.require("index", "index")
+    stage = f"{STAGE}/{out}"
+    if stage not in target.record()["stages"] and any(True for _ in storage.list_files(out)):
+        raise UserError(f"--out: {out} is not empty: name another folder")
+    if target.claim(stage, {"fingerprint": indexed["fingerprint"]}):
+        say(f"pack: already finished: {_described(target.require(stage, STAGE))} in {out}")
+        return
+    say(f"pack: {indexed['images']} images → {out}")
+    cluster.connect(recipe)
+    commits = target.path("checkpoints", f"{STAGE}-{hashlib.sha256(out.encode()).hexdigest()[:16]}")
+    if safe := ray.get(_reconcile.remote(out, commits)):
+        say(f"pack: {safe} of {indexed['images']} were done before; going on with the others")
+    rows = ray.get(_rows_per_file.remote(target.uri))
+    with checkpointed(commits), _in_order():
+        for split in indexed["splits"]:
+            _copy(target, split, out, rows)
+    ray.get(_reconcile.remote(out, commits))
+    summary = ray.get(_conclude.remote(target.uri, out, indexed))
+    target.finish(stage, summary)
+    say(f"pack: {_described(summary)} in {out}; use it with data.root={out}")
+
+
+def _described(summary: dict[str, int]) -> str:
+    return f"{summary['packed']} images packed, {summary['quarantined']} in quarantine"
+
+
+class _Names(FilenameProvider):  # type: ignore[misc]
+    def __init__(self, split: str) -> None:
+        super().__init__(file_format="parquet")
+        self._split = split
+
+    def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
+        return f"{self._split}-{write_uuid}_{task_index:06}.parquet"
+
+
+@contextmanager
+def _in_order() -> Iterator[None]:
+    """Within it, Ray Data keeps rows in the manifest's order, in which a class lies together."""
+    options = DataContext.get_current().execution_options
+    before, options.preserve_order = options.preserve_order, True
+    try:
+        yield
+    finally:
+        options.preserve_order = before
+
+
+def _copy(target: Run, split: str, out: str, rows_per_file: int) -> None:
+    filesystem, _ = storage.open_uri(target.path(manifest.FOLDER))
+    images = ray.data.read_parquet(manifest.files(target, split), filesystem=filesystem)
+    blocks = images.repartition(target_num_rows_per_block=rows_per_file)
+    filesystem, folder = storage.open_uri(out)
+    blocks.map_batches(_load, batch_size=ROWS_PER_GROUP, batch_format="pyarrow").write_parquet(
+        folder,
+        filesystem=filesystem,
+        filename_provider=_Names(split),
+        row_group_size=ROWS_PER_GROUP,
+        schema=schemas.PACKED,
+        **_FORMAT,
+    )
+
+
+def _load(rows: pa.Table) -> pa.Table:
+    """Turns manifest rows into packed ones."""
+    found = reading.attempt_encoded(rows["uri"].to_pylist())
+    images = [None if isinstance(each, BadImage) else each for each in found]
+    errors = [str(each) if isinstance(each, BadImage) else None for each in found]
+    kept = {name: rows[name] for name in schemas.PACKED.names if name in rows.column_names}
+    columns = kept | {"image": pa.array(images, pa.binary()), "error": pa.array(errors, pa.string())}
+    return pa.table([columns[name] for name in schemas.PACKED.names], schema=schemas.PACKED)
+
+
+@ray.remote(num_cpus=0)
+def _reconcile(out: str, commits: str) -> int:
+    """Puts right what a kill has left; returns how many images are safe."""
+    found, _ = shards.Footers(out).look()
+    if found and shards.drop_repeated(out, [shard.path for shard in found]):
+        found, _ = shards.Footers(out).look()
+    shards.reconcile(out, commits)
+    return sum(shard.rows for shard in found)
+
+
+@ray.remote(num_cpus=0)
+def _rows_per_file(run_dir: str) -> int:
+    """Rows that fill a file, by the sizes of a few images."""
+    uris = manifest.dataset(Run(run_dir)).to_table(columns=["uri"])["uri"]
+    step = max(1, len(uris) // _SAMPLE)
+    found = reading.attempt_encoded(uris[::step].to_pylist())
+    sizes = [len(each) for each in found if not isinstance(each, BadImage)] or [1]
+    rows = int(_FILE_BYTES * len(sizes) / max(1, sum(sizes)))
+    return max(1, min(rows, 50_000) // ROWS_PER_GROUP) * ROWS_PER_GROUP
+
+
+@ray.remote(num_cpus=0)
+def _conclude(run_dir: str, out: str, indexed: dict[str, Any]) -> dict[str, int]:
+    """Counts what is there, writes the images that could not be read into quarantine, and the record last of all."""
+    target = Run(run_dir)
+    filesystem, _ = storage.open_uri(out)
+    paths = [file.path for file in storage.list_files(out, recursive=False) if shards.is_shard(file)]
+    found = pads.dataset(paths, schema=schemas.PACKED, filesystem=filesystem, format="parquet")
+    counts = {split: found.count_rows(filter=pads.field("split") == split) for split in indexed["splits"]}
+    if counts != indexed["splits"]:
+        raise RuntimeError(f"{out} has {counts} images, the index has {indexed['splits']}")
+    bad = found.to_table(["image_id", "error"], filter=~pads.field("error").is_null()).sort_by("image_id")
+    _quarantine(target, bad)
+    storage.write_json(storage.join(out, packed.RECORD), {"splits": counts, "fingerprint": indexed["fingerprint"]})
+    return {"packed": sum(counts.values()) - bad.num_rows, "quarantined": bad.num_rows, "files": len(paths)}
+
+
+def _quarantine(target: Run, bad: pa.Table) -> None:
+    wanted = pads.field("image_id").isin(bad["image_id"].combine_chunks())
+    listed = manifest.dataset(target).to_table(columns=["image_id", "uri"], filter=wanted).sort_by("image_id")
+    columns = {
+        "image_id": bad["image_id"].to_pylist(),
+        "uri": listed["uri"].to_pylist(),
+        "stage": [STAGE] * bad.num_rows,
+        "reason": bad["error"].to_pylist(),
+    }
+    rows = schemas.table(columns, schemas.QUARANTINE)
+    storage.write_table(target.path("quarantine", f"{STAGE}.parquet"), rows)
