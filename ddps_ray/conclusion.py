@@ -29,14 +29,14 @@ def conclude(run_uri: str, split: str) -> dict[str, int | str]:
     """
     run = Run(run_uri)
     folder = run.path(shards.FOLDER)
-    found, _ = shards.Footers(folder).look()
-    repeated = shards.drop_repeated(folder, [shard.path for shard in found])
-    rows = _rows(folder, ["image_id", "error"])
+    repeated = shards.drop_repeated(folder, _paths(folder))
+    paths = _paths(folder)
+    rows = _rows(folder, paths, ["image_id", "error"])
     listed = manifest.dataset(run).to_table(columns=["image_id"], filter=ds.field("split") == split)["image_id"]
     unknown = rows.filter(pc.invert(pc.is_in(rows["image_id"], listed)))
     if unknown.num_rows:
         raise RuntimeError(f"{unknown['image_id'][0]} has a score, but is not in the manifest")
-    bad = _rows(folder, ["image_id", "uri", "error"], ds.field("error").is_valid()).sort_by("image_id")
+    bad = _rows(folder, paths, ["image_id", "uri", "error"], ds.field("error").is_valid()).sort_by("image_id")
     _quarantine(run, bad)
     good = rows.filter(pc.is_null(rows["error"]))["image_id"]
     return {
@@ -56,9 +56,15 @@ def digest(ids: pa.ChunkedArray) -> str:
     return total.hexdigest()
 
 
-def _rows(folder: str, columns: list[str], wanted: ds.Expression | None = None) -> pa.Table:
-    filesystem, path = storage.open_uri(folder)
-    return ds.dataset(path, filesystem=filesystem, format="parquet").to_table(columns, filter=wanted)
+def _paths(folder: str) -> list[str]:
+    """The whole shards: a worker that outlived its job may be writing another."""
+    found, _ = shards.Footers(folder).look()
+    return [shard.path for shard in found]
+
+
+def _rows(folder: str, paths: list[str], columns: list[str], wanted: ds.Expression | None = None) -> pa.Table:
+    filesystem, _ = storage.open_uri(folder)
+    return ds.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns, filter=wanted)
 
 
 def _quarantine(run: Run, bad: pa.Table) -> None:

@@ -1,7 +1,8 @@
 """The score shards of a run: counted by their footers, and kept in step with the checkpoints that Ray goes by."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,10 @@ ROWS_PER_GROUP = 128
 """Rows in a row group: a class's rows are found by the groups' statistics, without reading the rest."""
 
 _SUFFIX = ".parquet"
+_PENDING = ".pending"
 _THREADS = 16
+_GARBLED = "Couldn't deserialize thrift"
+"""What Arrow says, as an OSError like any of a store, where a footer is there but is no footer."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,19 @@ class Shard:
         path: Where it is in its file system.
         rows: Its rows, those with an error included.
         errors: Those with an error.
+        foreign: Whether it is no score shard at all: it has no column `error`.
     """
 
     path: str
     rows: int
     errors: int
+    foreign: bool = False
 
     @property
     def commit(self) -> str:
         """Name of the checkpoint that Ray writes with it."""
-        return _stem(self.path).rpartition("-")[0]
+        stem = _stem(self.path)
+        return stem.rpartition("-")[0] or stem
 
 
 class Footers:
@@ -83,23 +90,30 @@ def reconcile(scores: str, commits: str) -> None:
     move is a copy and a delete. A shard that can be read whole counts, whether or not Ray came to commit it, since its
     scores are what any other attempt would give; one that cannot is deleted, and its rows are scored again.
 
+    A worker that outlives its killed job may still write: what it commits meanwhile is kept with its shard or withdrawn
+    with it, and a shard that it ends later, without a checkpoint by then, is for `drop_repeated`.
+
     Args:
         scores: URI of the shards.
         commits: URI of the checkpoints.
+
+    Raises:
+        UserError: A file in the folder of the shards is none of them.
     """
     shards, broken = Footers(scores).look()
+    for shard in shards:
+        if shard.foreign:
+            raise UserError(f"{shard.path} is not a score shard: it has no column `error`; move it elsewhere")
     filesystem, _ = storage.open_uri(scores)
-    for path in broken:
-        filesystem.delete_file(path)
     committed = _checkpoints(commits)
     for shard in shards:
         if committed.get(shard.commit) != shard.rows:
             ids = pq.read_table(shard.path, columns=["image_id"], filesystem=filesystem)["image_id"]
             storage.write_table(storage.join(commits, shard.commit + _SUFFIX), pa.table({"image_id": ids}))
-    kept = {shard.commit + _SUFFIX for shard in shards}
-    for file in storage.list_files(commits, recursive=False):
-        if file.base_name not in kept:
-            filesystem.delete_file(file.path)
+    _withdraw(commits, {shard.commit + _SUFFIX for shard in shards})
+    left_over = [file.path for file in storage.list_files(scores, recursive=False) if _is_part(file)]
+    for path in broken + left_over:
+        _delete(filesystem, path)
 
 
 def drop_failed(scores: str) -> int:
@@ -117,27 +131,28 @@ def drop_failed(scores: str) -> int:
     return sum(shard.errors for shard in shards)
 
 
-def drop_repeated(scores: str, paths: Iterable[str]) -> int:
-    """Deletes each row whose image an earlier shard has; `reconcile` must follow.
+def drop_repeated(scores: str, paths: Sequence[str]) -> int:
+    """Deletes each row whose image another shard has; `reconcile` must follow.
 
     A worker that outlives its killed job may commit a shard after the next job has begun.
 
     Args:
         scores: URI of the shards.
-        paths: All of them; the first that has an image keeps it.
+        paths: All of them; the first that has an image keeps it, or the first that has it without an error.
 
     Returns:
         How many there were.
     """
     filesystem, _ = storage.open_uri(scores)
-    columns = [pq.read_table(path, columns=["image_id"], filesystem=filesystem)["image_id"] for path in paths]
-    ids = pa.chunked_array([chunk for column in columns for chunk in column.chunks], pa.string())
-    if pc.count_distinct(ids).as_py() == len(ids):
+    parts = [pq.read_table(path, columns=["image_id", "error"], filesystem=filesystem) for path in paths]
+    rows = pa.concat_tables(parts)
+    if pc.count_distinct(rows["image_id"]).as_py() == len(rows):
         return 0
-    first = np.zeros(len(ids), bool)
-    places = pa.table({"id": ids, "place": np.arange(len(ids))}).group_by("id").aggregate([("place", "min")])
-    first[places["place_min"].to_numpy()] = True
-    for path, keep in zip(paths, np.split(first, np.cumsum([len(column) for column in columns])[:-1]), strict=True):
+    order = np.arange(len(rows)) + len(rows) * pc.is_valid(rows["error"]).to_numpy()
+    best = pa.table({"id": rows["image_id"], "order": order}).group_by("id").aggregate([("order", "min")])
+    first = np.zeros(len(rows), bool)
+    first[best["order_min"].to_numpy() % len(rows)] = True
+    for path, keep in zip(paths, np.split(first, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
         if not keep.all():
             rewrite(scores, path, pq.read_table(path, filesystem=filesystem).filter(pa.array(keep)))
     return int((~first).sum())
@@ -148,7 +163,27 @@ def rewrite(scores: str, path: str, rows: pa.Table) -> None:
     if rows.num_rows:
         storage.write_table(storage.join(scores, path.rpartition("/")[2]), rows, ROWS_PER_GROUP)
     else:
-        storage.open_uri(scores)[0].delete_file(path)
+        _delete(storage.open_uri(scores)[0], path)
+
+
+def _withdraw(commits: str, kept: set[str]) -> None:
+    """Deletes all checkpoints but those of these names, and what a worker makes of a pending one at this moment."""
+    filesystem, folder = storage.open_uri(commits)
+    names = [file.base_name for file in storage.list_files(commits, recursive=False) if file.base_name not in kept]
+    committed = [name.replace(_PENDING + _SUFFIX, _SUFFIX) for name in names]
+    for name in [*names, *(name for name in committed if name not in kept)]:
+        _delete(filesystem, f"{folder}/{name}")
+
+
+def _is_part(file: fs.FileInfo) -> bool:
+    """Says whether a file is left over from an atomic write that was killed."""
+    return file.base_name.startswith(".") and f"{_SUFFIX}." in file.base_name
+
+
+def _delete(filesystem: fs.FileSystem, path: str) -> None:
+    """Deletes a file that may be gone already."""
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
 
 
 def _checkpoints(commits: str) -> dict[str, int]:
@@ -169,6 +204,10 @@ def _metadata(filesystem: fs.FileSystem, path: str) -> pq.FileMetaData | None:
         return pq.read_metadata(path, filesystem=filesystem)
     except (pa.ArrowInvalid, FileNotFoundError):
         return None
+    except OSError as error:
+        if _GARBLED in str(error):
+            return None
+        raise
 
 
 def _footer(filesystem: fs.FileSystem, path: str) -> Shard | None:
@@ -177,7 +216,7 @@ def _footer(filesystem: fs.FileSystem, path: str) -> Shard | None:
         return None
     columns = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
     if "error" not in columns:
-        raise UserError(f"{path} is not a score shard: it has no column `error`")
+        return Shard(path, metadata.num_rows, 0, foreign=True)
     error = columns.index("error")
     groups = [metadata.row_group(group).column(error) for group in range(metadata.num_row_groups)]
     return Shard(path, metadata.num_rows, metadata.num_rows - sum(group.statistics.null_count for group in groups))

@@ -83,7 +83,7 @@ class Beat:
 
     def age(self) -> float:
         """Seconds since it was written, by this machine's clock."""
-        return (datetime.now(UTC) - datetime.fromisoformat(self.time)).total_seconds()
+        return max(0.0, (datetime.now(UTC) - datetime.fromisoformat(self.time)).total_seconds())
 
 
 def _place(run: Run) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from ddps_ray import shards
 from ddps_ray.console import duration, say
 from ddps_ray.errors import UserError
-from ddps_ray.inspection.beat import RUNNING, Beat
+from ddps_ray.inspection.beat import FINISHED, RUNNING, Beat
 from ddps_ray.storage import Run
 
 _SILENT = 60.0
@@ -50,7 +50,7 @@ def _figures(summary: dict[str, Any]) -> Iterator[str]:
 
 def _scoring(this: Run) -> str:
     beat = Beat.read(this)
-    if beat is None:
+    if beat is None or beat.state == FINISHED:  # of an earlier job, and the stage was begun again
         found, _ = shards.Footers(this.path(shards.FOLDER)).look()
         return f"begun, {sum(shard.rows for shard in found)} images safe"
     line = f"{beat.state}: {beat.line()}; last heard of {duration(beat.age())} ago"

@@ -38,9 +38,11 @@ def run(run_dir: str) -> int:
     if stage is None:
         raise UserError(f"{this.uri} has no scores: run `ddps score` first")
     whole, broken = shards.Footers(this.path(shards.FOLDER)).look()
-    wrong = [f"{path} is not a whole Parquet file" for path in broken]
-    rows, odd = _read(this, whole)
-    wrong += odd
+    rows, wrong = _read(this, whole)
+    if "finished" in stage:
+        wrong += [f"{path} is not a whole Parquet file" for path in broken]
+    elif broken:
+        say(f"verify: {len(broken)} files are being written, or were cut off: `ddps score` makes them again")
     listed = manifest.dataset(this).to_table(
         ["image_id", "class_id", "label"], filter=ds.field("split") == stage["settings"]["split"]
     )
@@ -59,14 +61,17 @@ def run(run_dir: str) -> int:
 
 
 def _read(this: Run, whole: list[shards.Shard]) -> tuple[pa.Table, list[str]]:
-    """The columns of all shards that have the right schema, and which do not."""
+    """The columns of all shards that are right, and what is wrong with the others."""
     filesystem, _ = storage.open_uri(this.uri)
     parts, odd = [], []
     for shard in whole:
-        if _fits(pq.read_schema(shard.path, filesystem=filesystem)):
-            parts.append(pq.read_table(shard.path, columns=list(_COLUMNS), filesystem=filesystem))
-        else:
+        if not _fits(pq.read_schema(shard.path, filesystem=filesystem)):
             odd.append(f"{shard.path} has not the columns of a score shard")
+            continue
+        try:
+            parts.append(pq.read_table(shard.path, columns=list(_COLUMNS), filesystem=filesystem))
+        except (OSError, pa.ArrowInvalid) as error:
+            odd.append(f"{shard.path} cannot be read: {str(error).splitlines()[0]}")
     empty = pa.schema([schemas.scores(1).field(name) for name in _COLUMNS]).empty_table()
     return pa.concat_tables([empty, *parts]), odd
 
@@ -91,7 +96,7 @@ def _wrong(rows: pa.Table, listed: pa.Table) -> Iterator[str]:
         if other.num_rows:
             yield f"{other.num_rows} images have another {column} than in the manifest, {other['image_id'][0]} is one"
     values = rows["typicality"].to_numpy()
-    odd = rows.filter(pa.array(~np.isfinite(values)) if len(values) else pa.array([], pa.bool_()))
+    odd = rows.filter(pa.array(~np.isfinite(values)))
     odd = odd.filter(pc.is_null(odd["error"]))
     if odd.num_rows:
         yield f"{odd.num_rows} images have neither a finite typicality nor an error, {odd['image_id'][0]} is one"
