@@ -67,7 +67,8 @@ def run(recipe: Recipe) -> None:
     cluster.connect(recipe)
     for name in dict.fromkeys(target.name for target in todo):
         same_set = [target for target in todo if target.name == name]
-        _distil_set(this, recipe.distill, same_set, {class_id: shards[class_id] for class_id in classes[name]})
+        chosen = {class_id: shards[class_id] for class_id in classes[name]}
+        _distil_set(this, recipe.distill, same_set, chosen, scores["digest"])
 
 
 def _targets(this: Run, settings: Distill) -> Iterator[Target]:
@@ -118,7 +119,7 @@ def _check_scores(this: Run, target: Target, scores: dict[str, Any]) -> None:
         )
 
 
-def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Shards) -> None:
+def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Shards, digest: str) -> None:
     name, wanted = targets[0].name, settings.sets[targets[0].name]
     set_uri = this.path("distilled", name)
     ipcs = [target.ipc for target in targets]
@@ -134,7 +135,7 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
     for target, images in zip(targets, ray.get(merging), strict=True):
         storage.remove(storage.join(target.uri, PARTS))
         made = {"images": images, "classes": len(shards), "too_few_patches": short[target.ipc]}
-        this.finish(target.stage, made | {"scores": this.require("score", "score")["digest"]})
+        this.finish(target.stage, made | {"scores": digest})
         say(f"{target.stage}: {_said(this, target)}")
 
 

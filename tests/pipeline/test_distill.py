@@ -40,9 +40,9 @@ def _score_rows(scenes: Path) -> list[dict[str, Any]]:
 def _run_dir(folder: Path, rows: list[dict[str, Any]], shard: int = 7) -> Path:
     """A run directory as `index` and `score` leave it, the rows in shards of a few."""
     run = Run(str(folder))
-    for stage in ("index", "score"):
+    for stage, summary in {"index": {}, "score": {"digest": "of 36 images"}}.items():
         run.claim(stage, {})
-        run.finish(stage, {})
+        run.finish(stage, summary)
     listed = [{"class_text": row["class_id"], "split": "train"} | row for row in rows]
     listed.append(listed[0] | {"image_id": "val/x.png", "class_id": "only_val", "split": "val"})
     manifest = {name: [row[name] for row in listed] for name in schemas.MANIFEST.names}
@@ -172,11 +172,30 @@ def test_fewer_patches_than_the_mosaics_need_is_said_and_recorded(
         in said
     )
     summary = Run(str(folder)).summary("distill/ddps/ipc=3")
-    assert summary == {"images": 7, "classes": 3, "too_few_patches": {"sign": 1}}
+    assert summary == {"images": 7, "classes": 3, "too_few_patches": {"sign": 1}, "scores": "of 36 images"}
     sign = [row for row in _metadata(folder, "ddps", 3).to_pylist() if row["class_id"] == "sign"]
     assert [row["slot"] for row in sign] == [0, 1, 2, 3]
     assert len({row["image_id"] for row in sign}) == 3
     assert sign[3]["image_id"] == sign[0]["image_id"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_set_older_than_the_scores_is_refused_and_one_of_another_name_is_made(scenes: Path, tmp_path: Path) -> None:
+    rows = _score_rows(scenes)
+    folder = _run_dir(tmp_path / "run", [row for row in rows if row["image_id"] != "train/leaf/00011.png"])
+    _distil(folder, {"before": {"selector": "random", "ipc": [11]}})
+    before = _files(folder)
+    storage.write_table(
+        str(folder / "scores" / "more.parquet"),
+        score_table([row for row in rows if row["image_id"] == "train/leaf/00011.png"]),
+    )
+    Run(str(folder)).finish("score", {"digest": "of 37 images"})
+    with pytest.raises(UserError, match=r"before/ipc=11 was made before more images had scores; name a new set"):
+        _distil(folder, {"before": {"selector": "random", "ipc": [11]}})
+    assert _files(folder) == before
+    _distil(folder, {"after": {"selector": "random", "ipc": [12]}})
+    assert _metadata(folder, "after", 12).num_rows == 36
+    assert {name: data for name, data in _files(folder).items() if "/before/" in name} == before
 
 
 def test_what_cannot_be_made_is_refused_before_anything_is_written(scenes: Path, tmp_path: Path) -> None:
