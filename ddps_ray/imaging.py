@@ -14,7 +14,9 @@ MAX_PIXELS = 100_000_000
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # What Pillow would warn of is refused by `decode` or harmless; filters are per process, and decoding is in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", message=".*Palette images with Transparency.*")
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# Of Pillow's formats those of photographs; for others it would start programs, such as Ghostscript, on what is read.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,7 +40,7 @@ def decode(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"more than {MAX_PIXELS} pixels")
         image.load()
@@ -47,8 +49,10 @@ def decode(data: bytes) -> Image.Image:
         raise BadImage("not an image") from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {MAX_PIXELS} pixels") from error
-    except (OSError, SyntaxError, ValueError, IndexError, EOFError, KeyError, TypeError, MemoryError) as error:
-        raise BadImage(f"cannot be decoded: {error or type(error).__name__}") from error
+    except BadImage:
+        raise
+    except Exception as error:  # what a damaged file makes Pillow's decoders raise is of any kind
+        raise BadImage(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def scale(image: Image.Image, size: int, multiple: int, max_aspect: float) -> Image.Image:
