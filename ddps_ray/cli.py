@@ -66,6 +66,9 @@ COMMANDS = {
 }
 """Each command that takes a recipe: `run`, then the stages in their order."""
 
+BENCHES = {"bookkeeping": "ddps_ray.bench.bookkeeping"}
+"""Module of each measurement that `ddps bench` makes."""
+
 INSPECTIONS = {
     "status": Command("ddps_ray.inspection.status", "say how far a run is, from its files alone"),
     "verify": Command("ddps_ray.inspection.verify", "check every shard of a run's scores; repairs nothing"),
@@ -73,6 +76,7 @@ INSPECTIONS = {
 """Each command that takes a run directory; `run` gives the exit code."""
 
 _QUICKSTART = "try a whole run on a small drawn data set, without a download"
+_BENCH = "measure what a data set of ImageNet's size costs besides the diffusion model"
 _EXAMPLES = """\
 examples:
   ddps quickstart
@@ -115,6 +119,10 @@ def _do(args: argparse.Namespace) -> int:
     if args.command == "quickstart":
         stay_on_loopback(None)
         import_module("ddps_ray.quickstart.run").run(args.out, args.full, args.set)
+        return 0
+    if args.command == "bench":
+        stay_on_loopback(None)
+        import_module(BENCHES[args.bench]).run(args.out, args.images)
         return 0
     command = COMMANDS[args.command]
     recipe = config.load(args.config, args.set)
@@ -169,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
             )
         for flag, said in command.options:
             words.add_argument(flag, **said)
+    bench = commands.add_parser("bench", help=_BENCH, description=_BENCH)
+    bench.add_argument("bench", choices=BENCHES)
+    bench.add_argument("--out", default="bench", metavar="DIR", help="folder to make and to delete (%(default)s)")
+    bench.add_argument("--images", type=int, default=1_281_167, metavar="N", help="size of the data set (%(default)s)")
     for name, command in INSPECTIONS.items():
         words = commands.add_parser(name, help=command.purpose, description=command.purpose)
         words.add_argument("run_dir", metavar="RUN", help="folder or URI of the run")

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from ddps_ray.diffusion import layout
 from ddps_ray.diffusion.staging import BUNDLED as BUNDLED
@@ -92,6 +93,7 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
         UserError: A part cannot be loaded, or its weights are damaged or not complete.
     """
     precision = getattr(torch, dtype)
+    disable_progress_bar()  # a second's work, of which each actor would tell
     vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision)
     unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision)
     text_encoder = _network(CLIPTextModel, folder / "text_encoder", dtype=precision)

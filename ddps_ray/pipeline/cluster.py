@@ -29,8 +29,16 @@ def connect(recipe: Recipe) -> None:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"address: no Ray cluster answers at {address}") from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    _quieten(logging.getLogger("ray.data"))
+
+
+def _quieten(logger: logging.Logger) -> None:
+    """Leaves Ray Data's plans and progress to its log files; warnings still reach the console."""
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
+            handler.setLevel(logging.WARNING)
+            handler.addFilter(lambda record: "Progress bars disabled" not in record.getMessage())
 
 
 def gpus() -> float:

@@ -21,6 +21,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.dataset as ds
+import ray
 import torch
 import yaml
 
@@ -226,6 +227,7 @@ def campaign(kind: str, moments: int, images: int, seed: int, folder: Path) -> I
     data, model = material(folder, images)
     for name, kills in (("undisturbed", None), (kind, KINDS[kind])):
         made = scene(folder / name, data, model)
+        ray.shutdown()  # that of the index
         begun = time.monotonic()
         with cluster(workers=2) as there:
             if kills is None:

@@ -21,7 +21,6 @@ PATIENCE = 240
 ENVIRONMENT = {
     **os.environ,
     "RAY_AUTH_MODE": "disabled",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": str(ROOT),
 }
@@ -63,18 +62,20 @@ class Node:
         """Starts it with the options of `ray start`."""
         ray = Path(sys.executable).with_name("ray")
         nowhere = subprocess.DEVNULL
-        command = [str(ray), "start", "--block", "--disable-usage-stats", *options]
+        command = [str(ray), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *options]
         self.process = subprocess.Popen(
             command, env=ENVIRONMENT, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd=ROOT
         )
 
     def kill(self) -> None:
         """Loses it."""
-        kill(psutil.Process(self.process.pid))
+        if self.process.poll() is None:
+            kill(psutil.Process(self.process.pid))
         self.process.wait(30)
 
     def scorers(self, actor: str) -> list[psutil.Process]:
         """The processes of this node in which an actor of a class scores."""
+        assert self.process.poll() is None, "the node ended by itself"
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:

@@ -1,0 +1,111 @@
+"""`ddps bench bookkeeping`: what a data set of ImageNet's size costs besides the diffusion model itself."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from PIL import Image
+
+from ddps_ray import config, manifest, schemas, shards, storage
+from ddps_ray.bench.measure import Measured, measure
+from ddps_ray.console import say
+from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.inspection import verify
+from ddps_ray.storage import Run
+
+_CLASSES = 1000
+_ROWS_PER_SHARD = 4096
+_DONE = 0.99
+
+
+def run(folder: str, images: int) -> None:
+    """Makes a data set, scores most of it by a constant, and measures index, resume, verify and status.
+
+    Prints a line a step: seconds, and peak memory of the command's own process and of the workers together.
+
+    Args:
+        folder: Folder to make; it is deleted again.
+        images: Images of the data set, hard links to one small photograph a class.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True)
+    try:
+        recipe = _recipe(place)
+        _draw(place / "data", images)
+        say(f"bench: {images} images of {_CLASSES} classes in {place}")
+        _say("index", measure(["-m", "ddps_ray.cli", "index", "--config", str(recipe)]))
+        done = _pretend(recipe)
+        said = f"score, {images - done} of {images} left"
+        _say(said, measure(["-m", "ddps_ray.pipeline.constant", str(recipe)]))
+        _say("verify", measure(["-m", "ddps_ray.cli", "verify", str(place / "run")], (verify.SOUND,)))
+        _say("status", measure(["-m", "ddps_ray.cli", "status", str(place / "run")]))
+    finally:
+        shutil.rmtree(place)
+
+
+def _recipe(place: Path) -> Path:
+    values = {
+        "run_dir": str(place / "run"),
+        "data": {"root": str(place / "data"), "val": None},
+        "model": {"path": checkpoints.BUNDLED},
+        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64},
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(values))
+    return place / "recipe.yaml"
+
+
+def _draw(root: Path, images: int) -> None:
+    for number in range(_CLASSES):
+        folder = root / "train" / f"class{number:04d}"
+        folder.mkdir(parents=True)
+        first = folder / "0000000.jpg"
+        colour = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(colour).resize((32, 32)).save(buffer, "JPEG")
+        first.write_bytes(buffer.getvalue())
+        for place in range(1, len(range(number, images, _CLASSES))):
+            (folder / f"{place:07d}.jpg").hardlink_to(first)
+
+
+def _pretend(recipe: Path) -> int:
+    """Writes shards for most of the manifest, as if they had been scored; returns their rows."""
+    run = Run(config.load(recipe).run_dir)
+    model = config.load(recipe).model
+    geometry = checkpoints.geometry(checkpoints.locate(model, ""))
+    schema = schemas.scores(geometry.feature_sizes[config.load(recipe).score.dift_block])
+    listed = manifest.dataset(run).to_table()
+    done = int(_DONE * listed.num_rows)
+    for number, start in enumerate(range(0, done, _ROWS_PER_SHARD)):
+        rows = listed.slice(start, min(_ROWS_PER_SHARD, done - start))
+        shard = _scored(rows, schema, 64 // geometry.factor)
+        name = f"pretended_{number:06d}-0.parquet"
+        storage.write_table(run.path(shards.FOLDER, name), shard, shards.ROWS_PER_GROUP)
+    return done
+
+
+def _scored(rows: pa.Table, schema: pa.Schema, side: int) -> pa.Table:
+    count, width = rows.num_rows, schema.field("dift").type.list_size
+    known = {name: rows[name] for name in ("image_id", "uri", "class_id", "label")}
+    sizes = dict.fromkeys(("width", "height", "scaled_width", "scaled_height", "map_width", "map_height"), side)
+    box = {"left": 0, "top": 0, "patch_width": side, "patch_height": side}
+    values = {name: pa.array(np.full(count, value, np.int32)) for name, value in (sizes | box).items()}
+    values |= {name: pa.array(np.zeros(count, np.float32)) for name in ("typicality", "typicality_image")}
+    values["map"] = _lists(np.zeros((count, side * side), np.float16)).cast(schema.field("map").type)
+    values["dift"] = _lists(np.ones((count, width), np.float16))
+    absent = {name: pa.nulls(count, schema.field(name).type) for name in ("timesteps", "terms", "error")}
+    columns = known | values | absent
+    return schemas.check(pa.table([columns[name] for name in schema.names], schema), schema)
+
+
+def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def _say(step: str, measured: Measured) -> None:
+    own, others = (f"{size / 1e6:.0f} MB" for size in (measured.own, measured.others))
+    spilled = [line for line in measured.output.splitlines() if "pill" in line]
+    said = f"{step.ljust(40)} {measured.seconds:7.1f} s  {own.rjust(8)} itself  {others.rjust(8)} workers"
+    say("  ".join([said, *spilled]))
