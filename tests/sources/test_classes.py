@@ -43,6 +43,7 @@ def test_a_class_without_a_name_of_the_users_is_named(tmp_path: Path) -> None:
     [
         (b"id,name\na,one\nb\n", "line 3: no name for class b"),
         (b"id,name\na,one\na,two\n", "line 3: a second name for class a"),
+        (b"id,name\na,one\na,one\n", "line 3: a second name for class a"),  # or the lines would not count the labels
         (b"id,name\n\xff\xfe,one\n", "not UTF-8"),
         (None, "cannot be read"),
     ],
@@ -55,3 +56,26 @@ def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | N
         classes.read(str(table))
     assert str(table) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_packaged_table_is_imagenets_in_the_order_of_its_labels() -> None:
+    table = classes.read(classes.IMAGENET)
+    assert (len(table), list(table) == sorted(table)) == (1000, True)
+    assert list(table.items())[0] == ("n01440764", "tench")
+    assert list(table.items())[-1] == ("n15075141", "toilet tissue")
+
+
+@pytest.mark.parametrize(
+    ("name", "class_id"),
+    [
+        ("hot dog", "hot dog"),
+        ("a/b\\c", "a_b_c"),
+        ("..", "__"),
+        (".", "_"),
+        ("", "_"),
+        ("a\nb\0", "a_b_"),
+        (" ü ", "ü"),
+    ],
+)
+def test_a_class_id_can_be_a_folders_name(name: str, class_id: str) -> None:
+    assert classes.safe(name) == class_id

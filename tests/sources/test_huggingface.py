@@ -1,0 +1,108 @@
+"""Parquet files of images and numbers: whose names count, which id an image gets, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ddps_ray.errors import UserError
+from ddps_ray.sources import classes, huggingface, layouts, listing
+from tests.sources.datasets import hf_table
+
+IMAGENET = classes.read("imagenet-1k")
+WNIDS = list(IMAGENET)
+
+
+def cells(*paths: str | None) -> list[dict[str, Any] | None]:
+    return [{"bytes": b"x", "path": path} for path in paths]
+
+
+def write(root: Path, table: pa.Table, name: str = "train-00000-of-00001") -> Path:
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, root / "data" / f"{name}.parquet", row_group_size=2)
+    return root
+
+
+def ids(root: Path, names: dict[str, str] | None = None) -> list[str]:
+    found = listing.check(huggingface.list_images(str(root), ["train"], names)).splits["train"]
+    return [str(image_id) for image_id in found["image_id"].to_pylist()]
+
+
+def test_an_image_is_called_as_its_file_was(tmp_path: Path) -> None:
+    paths = cells("a/b/x.jpg", None, "", "C:\\y.png", "a_n01440764.JPEG")
+    root = write(tmp_path, hf_table(paths, [1, 0, 1, 0, 0], ["cat", "hot dog"]))
+    assert ids(root) == [
+        "train/hot dog/x.jpg",
+        "train/cat/train-00000-of-00001-1",
+        "train/hot dog/train-00000-of-00001-2",
+        "train/cat/y.png",
+        "train/cat/a_n01440764.JPEG",
+    ]
+    rows = huggingface.list_images(str(root), ["train"]).splits["train"].to_pylist()
+    assert [row["uri"].rpartition("#")[2] for row in rows] == [f"row={n}" for n in range(5)]
+    assert [row["label"] for row in rows] == [1, 0, 1, 0, 0]
+
+
+def test_imagenets_names_in_order_become_its_wnids_and_its_file_names(tmp_path: Path) -> None:
+    names = [f"{name}, another word" for name in IMAGENET.values()]
+    names[900] = "spelt otherwise"
+    paths = cells("n01443537_7_n01443537.JPEG", "n01440764_1.JPEG", "ILSVRC2012_val_00000293_n01440764.JPEG")
+    root = write(tmp_path, hf_table(paths, [1, 0, 0], names))
+    assert ids(root) == [
+        "train/n01443537/n01443537_7.JPEG",
+        "train/n01440764/n01440764_1.JPEG",
+        "train/n01440764/ILSVRC2012_val_00000293.JPEG",
+    ]
+    found = huggingface.list_images(str(root), ["train"])
+    assert found.class_texts == {"n01440764": "tench", "n01443537": "goldfish"}
+    reordered = write(tmp_path / "other", hf_table(paths, [1, 0, 0], list(reversed(names))))
+    with pytest.raises(UserError, match="two of the data set's own classes are called 'maillot"):
+        huggingface.list_images(str(reordered), ["train"])  # taken as they are, and not for ImageNet's
+
+
+def test_without_names_the_users_nth_line_is_label_n(tmp_path: Path) -> None:
+    root = write(tmp_path, hf_table(cells("a.jpg", "b.jpg"), [2, 0], None))
+    assert layouts.find(str(root), ["train"]) == "huggingface"
+    with pytest.raises(UserError, match=r"data\.classes: .* does not name them: give a CSV"):
+        ids(root)
+    assert ids(root, {"x": "X", "y": "Y", "z": "Z"}) == ["train/z/a.jpg", "train/x/b.jpg"]
+    found = huggingface.list_images(str(root), ["train"], IMAGENET)
+    assert found.splits["train"]["class_id"].to_pylist() == [WNIDS[2], WNIDS[0]]
+    assert found.splits["train"]["label"].to_pylist() == [2, 0], "the data set's own, though two classes are used"
+    with pytest.raises(UserError, match="an image with label 2; there are names for 0 to 1"):
+        ids(root, {"x": "X", "y": "Y"})
+
+
+def test_a_class_that_could_leave_its_folder_cannot(tmp_path: Path) -> None:
+    root = write(tmp_path, hf_table(cells("a.jpg", "b.jpg"), [0, 1], ["../../etc", ".."]))
+    assert ids(root) == ["train/.._.._etc/a.jpg", "train/__/b.jpg"]
+    root = write(tmp_path, hf_table(cells("a.jpg", "b.jpg"), [0, 1], ["a/b", "a_b"]))
+    with pytest.raises(UserError, match="two of the data set's own classes are called 'a_b'"):
+        ids(root)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (hf_table(cells("a", "b"), [0, -1], ["x"]), r"row 1 has no label \(-1\)"),
+        (hf_table(cells("a", "b"), [None, 0], ["x"]), r"row 0 has no label \(None\)"),
+        (hf_table(cells("a", "b"), [0, 5], ["x"]), "an image with label 5; there are names for 0 to 0"),
+        (hf_table(cells("d/a", "e/a"), [0, 0], ["x"]), "two images have the id train/x/a: .*row=0 and .*row=1"),
+        (pa.table({"image": pa.array([b"x"], pa.binary()), "tag": [0]}), "no column `label` of whole numbers among"),
+        (pa.table({"picture": ["x.jpg"], "label": [0]}), "has no column of images among picture, label"),
+    ],
+)
+def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        ids(write(tmp_path, table))
+    assert str(tmp_path) in str(caught.value) or "two images" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    write(tmp_path, hf_table(cells("a"), [0], ["x"]))
+    (tmp_path / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match="train-00001-of-00002.parquet cannot be read"):
+        ids(tmp_path)
