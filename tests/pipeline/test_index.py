@@ -3,13 +3,16 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
-from ddps_ray import config, manifest
+from ddps_ray import config, manifest, storage
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import index
+from ddps_ray.report.localisation import read_boxes
 from ddps_ray.storage import Run
+from tests.sources import datasets
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -94,3 +97,105 @@ def test_other_files_are_counted_and_said(scenes: Path, tmp_path: Path, capsys: 
         (root / name).write_text("a text, even where it is called .png")
     index.run(recipe(tmp_path / "run", root, val=None))
     assert "index: 1 images of 1 classes (train); 1 other files skipped" in capsys.readouterr().out
+
+
+def photographs(root: Path, **classes: int) -> Path:
+    """Files that are called images, so many a class."""
+    for class_id, count in classes.items():
+        for n in range(count):
+            datasets.put(root / "train" / class_id / f"{n:03d}.png", "")
+    return root
+
+
+def listed(run_dir: Path) -> list[str]:
+    return [str(name) for name in manifest.dataset(Run(str(run_dir))).to_table()["image_id"].to_pylist()]
+
+
+def test_a_data_set_that_has_grown_is_listed_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, run_dir = photographs(tmp_path / "data", a=2, b=2), tmp_path / "run"
+    growing = recipe(run_dir, root, val=None)
+    index.run(growing)
+    before = Run(str(run_dir)).require("index", "index")
+    index.run(growing, refresh=True)
+    assert "index: nothing new: 4 images of 2 classes" in capsys.readouterr().out
+    assert Run(str(run_dir)).require("index", "index") == before
+
+    photographs(root, a=3)
+    index.run(growing)
+    assert "already finished: 4 images" in capsys.readouterr().out
+    index.run(growing, refresh=True)
+    assert "index: 5 images of 2 classes (train), 1 more than before → " in capsys.readouterr().out
+    after = Run(str(run_dir)).require("index", "index")
+    assert after["fingerprint"] != before["fingerprint"]
+    assert after["splits"] == {"train": 5}
+    assert listed(run_dir) == [
+        "train/a/000.png",
+        "train/a/001.png",
+        "train/a/002.png",
+        "train/b/000.png",
+        "train/b/001.png",
+    ]
+    assert [path.name for path in (run_dir / "manifest").iterdir()] == after["files"] == ["train-00001.parquet"]
+
+
+def test_a_refresh_that_is_cut_off_harms_nothing_and_is_repaired(tmp_path: Path) -> None:
+    root, run_dir = photographs(tmp_path / "data", a=2), tmp_path / "run"
+    growing = recipe(run_dir, root, val=None)
+    index.run(growing)
+    run, old = Run(str(run_dir)), (run_dir / "manifest" / "train-00000.parquet").read_bytes()
+    # Cut off before its end: the new files are there, and the record is the old one.
+    manifest.write(run, "train", pq.read_table(run_dir / "manifest" / "train-00000.parquet"), first=1)
+    datasets.put(run_dir / "manifest" / "train-00002.parquet", "half a file")
+    assert listed(run_dir) == ["train/a/000.png", "train/a/001.png"]
+    photographs(root, a=3)
+    index.run(growing, refresh=True)
+    assert len(listed(run_dir)) == 3
+    assert len(list((run_dir / "manifest").iterdir())) == 1
+    # Cut off behind the record, before the old files were deleted.
+    datasets.put(run_dir / "manifest" / "train-00000.parquet", old)
+    assert len(listed(run_dir)) == 3
+    index.run(growing, refresh=True)
+    assert len(list((run_dir / "manifest").iterdir())) == 1
+
+
+def test_a_data_set_that_has_lost_or_changed_an_image_is_refused(tmp_path: Path) -> None:
+    root, run_dir = photographs(tmp_path / "data", b=2, c=1), tmp_path / "run"
+    growing = recipe(run_dir, root, val=None)
+    index.run(growing)
+    before = contents(run_dir)
+    photographs(root, a=1)
+    with pytest.raises(UserError, match=r"data: the label of train/b/000\.png was 0, is now 1: use another run_dir"):
+        index.run(growing, refresh=True)
+    (root / "train/a/000.png").rename(root / "train/b/000.png")
+    (root / "train/a").rmdir()
+    (root / "train/b/001.png").unlink()
+    with pytest.raises(UserError, match=r"data: train/b/001\.png is no longer in the data set: use another run_dir"):
+        index.run(growing, refresh=True)
+    assert contents(run_dir) == before
+
+
+def test_a_subset_is_taken_of_the_training_split_alone(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index.run(recipe(tmp_path / "run", scenes, per_class=3, seed=1))
+    assert "index: 30 images of 10 classes (train), 60 (val)" in capsys.readouterr().out
+    index.run(recipe(tmp_path / "other", scenes, per_class=3, seed=2))
+    assert listed(tmp_path / "run") != listed(tmp_path / "other")
+    with pytest.raises(UserError, match="index: per_class was 3, is now 4"):
+        index.run(recipe(tmp_path / "run", scenes, per_class=4, seed=1))
+    index.run(recipe(tmp_path / "all", scenes, per_class=13))
+    assert "index: warning: 10 classes have fewer than 13 images" in capsys.readouterr().out
+
+
+def test_the_layout_is_said_and_recorded_and_boxes_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = {split: {"n1": {f"{split}.png": b""}} for split in ("train", "val")}
+    datasets.tiny_imagenet(tmp_path / "data", images)
+    index.run(recipe(tmp_path / "run", tmp_path / "data"))
+    assert "(layout tiny-imagenet)" in capsys.readouterr().out
+    assert Run(str(tmp_path / "run")).record()["stages"]["index"]["settings"]["layout"] == "tiny-imagenet"
+    assert read_boxes(storage.join(str(tmp_path / "run"), "boxes.csv")) == {
+        "train/n1/train.png": (0, 1, 10, 20),
+        "val/n1/val.png": (2, 3, 5, 6),
+    }
+    with pytest.raises(UserError, match='index: layout was "tiny-imagenet", is now "imagefolder"'):
+        index.run(recipe(tmp_path / "run", tmp_path / "data", layout="imagefolder"))

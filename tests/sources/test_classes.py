@@ -61,7 +61,7 @@ def test_a_table_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | N
 def test_the_packaged_table_is_imagenets_in_the_order_of_its_labels() -> None:
     table = classes.read(classes.IMAGENET)
     assert (len(table), list(table) == sorted(table)) == (1000, True)
-    assert list(table.items())[0] == ("n01440764", "tench")
+    assert next(iter(table.items())) == ("n01440764", "tench")
     assert list(table.items())[-1] == ("n15075141", "toilet tissue")
 
 

@@ -104,5 +104,5 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: s
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     write(tmp_path, hf_table(cells("a"), [0], ["x"]))
     (tmp_path / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match="train-00001-of-00002.parquet cannot be read"):
+    with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet cannot be read"):
         ids(tmp_path)

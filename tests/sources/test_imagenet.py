@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def owners(root: Path, ground_truth: Path | None = None) -> dict[str, str]:
-    found = imagenet.list_images(str(root), SPLITS, None, ground_truth and str(ground_truth))
+    found = imagenet.list_images(str(root), SPLITS, None, str(ground_truth) if ground_truth else None)
     rows = found.splits["val"].to_pylist()
     assert [row["image_id"] for row in rows] == sorted(f"val/{row['class_id']}/{Path(row['uri']).name}" for row in rows)
     return {Path(row["uri"]).name: row["class_id"] for row in rows}

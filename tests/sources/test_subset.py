@@ -1,6 +1,7 @@
 """A subset is the same whatever the order of the rows, of the size that was asked, and another for another seed."""
 
 import hashlib
+import itertools
 
 import numpy as np
 import pyarrow as pa
@@ -31,4 +32,4 @@ def test_a_larger_subset_contains_the_smaller_and_a_small_class_stays_whole() ->
     rows = table(30)
     sets = [set(subset.choose(rows, size, seed=0)["image_id"].to_pylist()) for size in (1, 4, 9, 99)]
     assert [len(each) for each in sets] == [3, 12, 27, 30]
-    assert all(small < large for small, large in zip(sets, sets[1:], strict=False))
+    assert all(small < large for small, large in itertools.pairwise(sets))
