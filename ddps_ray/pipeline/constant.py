@@ -45,7 +45,7 @@ def main(path: str) -> None:
     from ddps_ray.pipeline.constant import ConstantActor  # by the module's own name, where workers find it
 
     score.run(config.load(path), actor=ConstantActor)
-    summary = ray._private.internal_api.memory_summary(stats_only=True)
+    summary = ray._private.internal_api.memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
     say("".join(line for line in summary.splitlines() if "pill" in line) or "spilled: nothing")
 
 
