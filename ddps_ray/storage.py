@@ -1,6 +1,8 @@
 """Files at any URI through pyarrow.fs, written whole or not at all; and a run directory that knows what made it."""
 
 import json
+import random
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -19,6 +21,8 @@ from ddps_ray.errors import UserError
 
 RECORD = "run.json"
 _OBJECT_STORES = ("s3", "gcs", "abfs")
+_TOO_SMALL = "Failed to flush response stream"
+"""What S3's client says, and gives up, when it has asked for fewer bytes than the text of the error that it gets."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
 
 
@@ -101,8 +105,16 @@ def read_bytes(uri: str) -> bytes:
         OSError: It cannot be read.
     """
     filesystem, path = open_uri(uri)
-    with filesystem.open_input_file(path) as file:  # which knows its size: one request for all of it
-        return bytes(file.read())
+    failed = 0
+    while True:
+        try:
+            with filesystem.open_input_file(path) as file:  # which knows its size: one request for all of it
+                return bytes(file.read())
+        except OSError as error:
+            failed += 1
+            if _TOO_SMALL not in str(error) or failed == PatientS3.ATTEMPTS:
+                raise
+        time.sleep(random.uniform(0, min(2**failed / 2, 20)))
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -79,3 +79,12 @@ def test_failures_are_outlasted_also_by_a_copy_on_another_machine(store: Store) 
         assert dict(zip(contents, threads.map(there_and_back, contents), strict=True)) == contents
         assert set(proxy.counts) == {*KINDS, "passed"}
         assert max(proxy.attempts.values()) > 3, "more than pyarrow makes by itself"
+
+
+def test_failures_are_outlasted_by_files_smaller_than_the_text_of_an_error(store: Store) -> None:
+    with flaky(store.address, share=0.4, seed=1) as proxy, ThreadPoolExecutor(8) as threads:
+        uris = [store.uri(f"tiny/{number}", proxy.address) for number in range(16)]
+        list(threads.map(storage.write_bytes, uris, [b"tiny"] * len(uris)))
+        assert set(threads.map(storage.read_bytes, uris)) == {b"tiny"}
+        reads = [times for request, times in proxy.attempts.items() if request.startswith("GET")]
+        assert sum(reads) > len(reads) == len(uris)
