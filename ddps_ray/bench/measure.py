@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-_EVERY = 0.2
+_EVERY = 0.05
 
 
 @dataclass(frozen=True)
