@@ -5,6 +5,7 @@ import random
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from importlib.metadata import version
@@ -155,7 +156,8 @@ def remove(uri: str) -> None:
     """Deletes a folder and all in it, if it is there."""
     filesystem, path = open_uri(uri)
     if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        filesystem.delete_dir(path)
+        with suppress(FileNotFoundError):  # Google's deletes the objects, and one for the folder, which need not exist
+            filesystem.delete_dir(path)
 
 
 class Run:
@@ -183,7 +185,8 @@ class Run:
             if exists(self.path(RECORD)):
                 return _parsed(self.path(RECORD))
             filesystem, path = open_uri(self.uri)
-            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            deep = filesystem.type_name == "gcs"  # which lists no folder that only its files make
+            found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=deep))
             foreign = any(not info.base_name.startswith(".") for info in found)
         except OSError as error:
             raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
