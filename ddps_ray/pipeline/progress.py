@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -84,13 +85,15 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
         DataContext.get_current().custom_execution_callback_classes.remove(Watch)
-        self._beat(FINISHED if kind is None else FAILED)
+        self._footers = shards.Footers(self._run.path(shards.FOLDER))  # the conclusion may have changed some
+        with suppress(OSError, UserError):  # the last beat must hide neither a failure nor a success
+            self._beat(FINISHED if kind is None else FAILED)
 
     def _watch(self) -> None:
         while not self._stop.wait(self._seconds):
             try:
                 beat = self._beat(RUNNING)
-            except OSError as error:  # the store is slow to answer; the next beat tries again
+            except (OSError, UserError) as error:  # the store is slow to answer; the next beat tries again
                 say(f"score: no heartbeat: {str(error).splitlines()[0]}")
                 continue
             say(f"score: {beat.line()}")

@@ -9,12 +9,13 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
-from ddps_ray import conclusion, schemas, shards, storage
+from ddps_ray import conclusion, manifest, schemas, shards, storage
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import flops
 from ddps_ray.diffusion.scorer import check
+from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.progress import Heartbeat, too_many
@@ -22,9 +23,6 @@ from ddps_ray.pipeline.scoring import ScoringActor, arrange, load
 from ddps_ray.storage import Run
 
 STAGE = "score"
-MODEL_FOLDER = "pretrain/model"
-"""Where `ddps pretrain` puts its model inside a run directory."""
-
 _ROWS_PER_TASK = 256
 """Images that are decoded, and then scored, in one task: some 70 MB of pixels at 256 px."""
 
@@ -65,6 +63,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     indexed = run.require("index", "index")
     if recipe.model.path == checkpoints.PRETRAINED:
         run.require("pretrain", "pretrain")
+    recipe = recipe.model_copy(update={"model": checkpoints.pin(recipe.model)})
     folder = checkpoints.locate(recipe.model, run.path(MODEL_FOLDER))
     geometry = checkpoints.geometry(folder)
     check(geometry, recipe.score)
@@ -72,7 +71,8 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     begun = any(True for _ in storage.list_files(run.path(shards.FOLDER)))
     if run.claim(STAGE, settings, begun=begun):
         summary = run.require(STAGE, "score")
-        if summary.get("manifest") == indexed["fingerprint"] and not (retry_failed and summary["quarantined"]):
+        again = retry_failed and summary["quarantined"]
+        if not again and summary.get("manifest") == indexed["fingerprint"] and _all_there(run, summary):
             say(f"score: already finished: {_described(summary)} in {run.path(shards.FOLDER)}")
             return
         run.reopen(STAGE)
@@ -90,16 +90,27 @@ def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
     if retry_failed:
         say(f"score: trying {_remotely(shards.drop_failed, where)} images of the quarantine again")
     _remotely(shards.reconcile, where, job.commits)
+    storage.remove(_strikes(run))  # an earlier job's: its images are to be tried as often as any
     with Heartbeat(run, job.actor.__name__, total, recipe.score.max_error_fraction):
         _execute(job)
-    summary = _remotely(conclusion.conclude, run.uri, recipe.data.train)
-    _remotely(shards.reconcile, where, job.commits)
-    if summary["images"] != total:
-        raise RuntimeError(f"{summary['images']} of {total} images have a row in {where}")
-    if error := too_many(summary["quarantined"], total, recipe.score.max_error_fraction, run):
-        raise error
-    run.finish(STAGE, summary | {"manifest": indexed["fingerprint"]})
+        summary = _remotely(conclusion.conclude, run.uri, recipe.data.train)
+        _remotely(shards.reconcile, where, job.commits)
+        if summary["images"] != total:
+            raise RuntimeError(f"{summary['images']} of {total} images have a row in {where}")
+        if error := too_many(summary["quarantined"], total, recipe.score.max_error_fraction, run):
+            raise error
+        run.finish(STAGE, summary | {"manifest": indexed["fingerprint"]})
     say(f"score: {_described(summary)} in {where}")
+
+
+def _all_there(run: Run, summary: dict[str, Any]) -> bool:
+    """Whether a finished run's shards are as many rows as they were: a lost or damaged one is made again."""
+    found, broken = shards.Footers(run.path(shards.FOLDER)).look()
+    return not broken and sum(shard.rows for shard in found) == summary["images"]
+
+
+def _strikes(run: Run) -> str:
+    return run.path("checkpoints", "strikes")
 
 
 def _remotely(work: Any, *arguments: Any) -> Any:
@@ -155,10 +166,8 @@ def _execute(job: Job) -> None:
 
 
 def _manifest(job: Job) -> Dataset:
-    filesystem, _ = storage.open_uri(job.run.path("manifest"))
-    listed = storage.list_files(job.run.path("manifest"))
-    files = [file.path for file in listed if file.base_name.rpartition("-")[0] == job.recipe.data.train]
-    return ray.data.read_parquet(files, filesystem=filesystem)
+    filesystem, _ = storage.open_uri(job.run.path(manifest.FOLDER))
+    return ray.data.read_parquet(manifest.files(job.run, job.recipe.data.train), filesystem=filesystem)
 
 
 def _gpus(settings: Score) -> float:
@@ -176,7 +185,7 @@ def _actors(job: Job) -> dict[str, object]:
     known = {
         "recipe": job.recipe,
         "pretrained": job.run.path(MODEL_FOLDER),
-        "strikes": job.run.path("checkpoints", "strikes"),
+        "strikes": _strikes(job.run),
         "threads": max(1, cluster.cores() // most),
     }
     pool = ActorPoolStrategy(min_size=least, max_size=most)

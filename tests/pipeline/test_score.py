@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ddps_ray import imaging, schemas
+from ddps_ray import cli, imaging, manifest, schemas
 from ddps_ray.config import Recipe, parse
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.scorer import Item, Scorer
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import index, score
+from ddps_ray.pipeline import distill, index, score
+from ddps_ray.storage import Run
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -27,6 +28,7 @@ def _recipe(run_dir: Path, data: Path, model: Path, **changes: object) -> Recipe
         "seed": 3,
         "data": {"root": str(data)},
         "model": {"path": str(model)},
+        "distill": {"sets": {"ddps": {"ipc": [2, 5]}}, "clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32},
         "score": {"size": 64, "patch": 32, "pairs": 2, "batch": 7, "rows_per_shard": 20, "store_terms": True} | changes,
     }
     return parse(values, "test")
@@ -109,6 +111,11 @@ def test_a_second_run_does_nothing_and_says_so(finished: Recipe, capsys: pytest.
     assert "already finished: 122 images scored, 4 in quarantine" in capsys.readouterr().out
 
 
+def test_a_finished_run_is_sound(finished: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["verify", finished.run_dir]) == 0
+    assert "verify: 7 shards, 126 rows, 0 things wrong\n" in capsys.readouterr().out
+
+
 def test_other_settings_are_refused_and_speed_settings_are_not(finished: Recipe, data: Path, tiny_sd: Path) -> None:
     run_dir = Path(finished.run_dir)
     with pytest.raises(UserError, match=r"score: pairs was 2, is now 3"):
@@ -116,18 +123,38 @@ def test_other_settings_are_refused_and_speed_settings_are_not(finished: Recipe,
     score.run(_recipe(run_dir, data, tiny_sd, batch=3, micro_batch=8, rows_per_shard=5))
 
 
-def test_two_actors_and_other_batches_give_the_same_scores(
+def _distilled(recipe: Recipe) -> tuple[dict[str, bytes], list[dict[str, object]]]:
+    """The bytes of all images of the distilled sets, and the rows of their metadata."""
+    distill.run(recipe)
+    folder = Path(recipe.run_dir, "distilled")
+    images = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+    return images, [row for path in sorted(folder.rglob("metadata.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_four_actors_other_batches_and_another_order_give_the_same_scores_and_the_same_set(
     finished: Recipe, data: Path, tiny_sd: Path, tmp_path: Path
 ) -> None:
-    other = _recipe(tmp_path / "run", data, tiny_sd, batch=16, micro_batch=9, rows_per_shard=33, actors=2)
+    one = _recipe(tmp_path / "one", data, tiny_sd)
+    shutil.copytree(finished.run_dir, one.run_dir)
+    other = _recipe(tmp_path / "other", data, tiny_sd, batch=16, micro_batch=9, rows_per_shard=33, actors=4)
     index.run(other)
+    run = Run(other.run_dir)
+    listed = manifest.dataset(run).to_table(filter=pads.field("split") == "train")
+    manifest.write(run, "train", listed.take(np.random.default_rng(0).permutation(len(listed))))
     score.run(other)
-    rows, others = _scores(finished), _scores(other)
+    rows, others = _scores(one), _scores(other)
     assert set(rows) == set(others)
     for image_id, row in rows.items():
         if row["error"] is None:
             assert row["typicality"] == pytest.approx(others[image_id]["typicality"], abs=1e-5)
             np.testing.assert_allclose(np.array(row["dift"]), np.array(others[image_id]["dift"]), atol=1e-3)
+    (images, chosen), (other_images, other_chosen) = _distilled(one), _distilled(other)
+    assert len(images) == 10 * (2 + 5)
+    assert other_images == images
+    assert len(chosen) == 10 * (2 * 4 + 5)
+    typicality = [[row.pop("typicality") for row in rows] for rows in (chosen, other_chosen)]
+    assert other_chosen == chosen
+    assert typicality[0] == pytest.approx(typicality[1], abs=1e-5)
 
 
 def test_scoring_before_indexing_names_the_command(tiny_sd: Path, tmp_path: Path) -> None:
@@ -140,6 +167,7 @@ def test_a_hundred_photographs_of_all_sizes(shared: Path, tmp_path: Path) -> Non
         "run_dir": str(tmp_path / "run"),
         "data": {"root": str(shared), "train": "imagenet-samples", "val": None},
         "model": {"path": "quickstart"},
+        "distill": {"sets": {"ddps": {"ipc": [2, 5]}}, "clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32},
         "score": {"size": 64, "patch": 32, "pairs": 1, "max_aspect": 20},
     }
     recipe = parse(values, "test")
