@@ -113,7 +113,8 @@ def test_a_run_killed_in_the_middle_goes_on(store: Store, tiny_sd: Path, tmp_pat
         until(lambda: bool(_committed(recipe)) or job.poll() is not None, "the first commit")
         assert job.poll() is None, (tmp_path / "log.txt").read_text()[-5000:]
     finally:
-        kill(psutil.Process(job.pid))
+        if job.poll() is None:
+            kill(psutil.Process(job.pid))
         job.wait(30)
     before = _shards(recipe)
     score.run(recipe)
