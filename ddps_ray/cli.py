@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Its words; by default those of the command line.
 
     Returns:
-        Exit code: 0 done; 1 `verify` found something wrong; 2 the user has something to put right, said on stderr in
-        one line; 130 interrupted.
+        Exit code: 0 done; 1 `verify` found something wrong, 3 it found images that are not scored; 2 the user has
+        something to put right, said on stderr in one line; 130 interrupted.
     """
     args = _parser().parse_args(argv)
     try:

@@ -11,18 +11,12 @@ OUT = 3
 
 
 class Strikes:
-    """Counts, in files, the failures of each batch; a restarted process knows those before it."""
+    """Counts, in files, the failures of each batch; a process that takes another's place knows those before it."""
 
-    def __init__(self, folder: str, again: bool) -> None:
-        """Opens the count.
-
-        Args:
-            folder: URI of a folder, which need not be there.
-            again: Whether this process takes the place of one that ended; only then there is something to read.
-        """
+    def __init__(self, folder: str) -> None:
+        """Opens the count; takes the URI of a folder, which need not be there."""
         self._folder = folder
-        listed = storage.list_files(folder) if again else ()
-        self._counts = Counter(file.base_name.partition("-")[0] for file in listed)
+        self._counts = Counter(file.base_name.partition("-")[0] for file in storage.list_files(folder))
 
     def add(self, batch: str) -> None:
         """Counts one more failure.

@@ -16,6 +16,7 @@ from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import flops
 from ddps_ray.diffusion.scorer import check
 from ddps_ray.diffusion.staging import MODEL_FOLDER
+from ddps_ray.inspection.beat import RUNNING, Beat
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.progress import Heartbeat, too_many
@@ -23,6 +24,9 @@ from ddps_ray.pipeline.scoring import ScoringActor, arrange, load
 from ddps_ray.storage import Run
 
 STAGE = "score"
+_RECENT = 30.0
+"""Seconds since a heartbeat within which its job may still be alive."""
+
 _ROWS_PER_TASK = 256
 """Images that are decoded, and then scored, in one task: some 70 MB of pixels at 256 px."""
 
@@ -87,6 +91,7 @@ def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
     total = indexed["splits"][recipe.data.train]
     where = run.path(shards.FOLDER)
     say(f"score: {total} images, N = {recipe.score.pairs}, model {recipe.model.path} → {where}")
+    _warn_of_another(run)
     if retry_failed:
         say(f"score: trying {_remotely(shards.drop_failed, where)} images of the quarantine again")
     _remotely(shards.reconcile, where, job.commits)
@@ -101,6 +106,12 @@ def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
             raise error
         run.finish(STAGE, summary | {"manifest": indexed["fingerprint"]})
     say(f"score: {_described(summary)} in {where}")
+
+
+def _warn_of_another(run: Run) -> None:
+    beat = Beat.read(run)
+    if beat is not None and beat.state == RUNNING and beat.age() < _RECENT:
+        say(f"score: a job wrote here {beat.age():.0f} s ago; if it still runs, stop one: both would do all the work")
 
 
 def _all_there(run: Run, summary: dict[str, Any]) -> bool:

@@ -5,7 +5,6 @@ import os
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from PIL import Image
 
@@ -82,7 +81,7 @@ class ScoringActor:
         loaded = checkpoints.load(folder, recipe.model.dtype, device)
         self._scorer = Scorer(loaded, recipe.score, recipe.seed)
         self._schema = schemas.scores(self._scorer.feature_size)
-        self._strikes = Strikes(strikes, again=ray.get_runtime_context().was_current_actor_reconstructed)
+        self._strikes = Strikes(strikes)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Scores one batch of loaded rows; a row with an error, or without a finite score, becomes an error row."""

@@ -3,12 +3,9 @@
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -17,37 +14,16 @@ import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.util.state import list_actors
 
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 240
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    begun = time.monotonic()
-    while not condition():
-        if time.monotonic() - begun > PATIENCE:
-            pytest.fail(f"waited {PATIENCE} s for {what}")
-        time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.faults.nodes import ROOT, Node, free_port, until
 
 
 @pytest.fixture(scope="module")
 def jobs() -> Iterator[JobSubmissionClient]:
     """A Ray head of its own, on loopback, with two GPUs that exist in name only; no other Ray is touched."""
-    dashboard = _free_port()
-    temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
-    ray = Path(sys.executable).with_name("ray")
-    command = [str(ray), "start", "--head", "--block", "--num-cpus=4", "--num-gpus=2", f"--port={_free_port()}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--temp-dir={temp}"]
-    command += [f"--dashboard-agent-listen-port={_free_port()}", f"--dashboard-agent-grpc-port={_free_port()}"]
-    # On loopback and for this test alone: without a token, whatever mode this process or this machine is in.
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    nowhere = subprocess.DEVNULL
-    head = subprocess.Popen(command, env=environment, stdout=nowhere, stderr=nowhere, start_new_session=True)
+    dashboard, temp = free_port(), tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
+    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    ports += [f"--dashboard-agent-grpc-port={free_port()}", "--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
+    head = Node("--head", "--num-cpus=4", "--num-gpus=2", *ports)
     clients: list[JobSubmissionClient] = []
 
     def answers() -> bool:
@@ -58,11 +34,10 @@ def jobs() -> Iterator[JobSubmissionClient]:
         return True
 
     try:
-        _until(answers, "the head's job server")
+        until(answers, "the head's job server")
         yield clients[0]
     finally:
-        head.terminate()
-        head.wait(60)
+        head.kill()
         shutil.rmtree(temp, ignore_errors=True)
 
 
@@ -94,12 +69,12 @@ def _submit(jobs: JobSubmissionClient, command: str, recipe: Path) -> str:
             return False
         return True
 
-    _until(accepted, "the job to be accepted")
+    until(accepted, "the job to be accepted")
     return submitted[0]
 
 
 def _finish(jobs: JobSubmissionClient, job: str) -> str:
-    _until(lambda: jobs.get_job_status(job).is_terminal(), f"job {job}")
+    until(lambda: jobs.get_job_status(job).is_terminal(), f"job {job}")
     logs = str(jobs.get_job_logs(job))
     assert jobs.get_job_status(job) == JobStatus.SUCCEEDED, logs
     return logs
@@ -112,7 +87,7 @@ def _living_scorers(jobs: JobSubmissionClient) -> list[object]:
 
 def _shards(run_dir: Path, folder: str) -> dict[Path, list[str]]:
     shards = {}
-    for file in (run_dir / folder).glob("*.parquet"):
+    for file in run_dir.glob(f"{folder}/*.parquet"):
         if not file.name.endswith(".pending.parquet"):
             shards[file] = pq.read_table(file, columns=["image_id"]).column("image_id").to_pylist()
     return shards
@@ -122,14 +97,13 @@ def test_a_killed_job_submitted_again_scores_only_what_is_missing(jobs: JobSubmi
     run_dir = recipe.parent / "run"
     _finish(jobs, _submit(jobs, "index", recipe))
     job = _submit(jobs, "score", recipe)
-    committed = run_dir / "checkpoints" / "score"
-    _until(lambda: len(_shards(run_dir, "checkpoints/score")) >= 3 if committed.exists() else False, "three commits")
+    until(lambda: len(_shards(run_dir, "checkpoints/score-*")) >= 3, "three commits")
     os.kill(int(jobs.get_job_info(job).driver_info.pid), signal.SIGKILL)
-    _until(lambda: jobs.get_job_status(job).is_terminal(), "the killed job's end")
+    until(lambda: jobs.get_job_status(job).is_terminal(), "the killed job's end")
     assert jobs.get_job_status(job) == JobStatus.FAILED
 
-    _until(lambda: not _living_scorers(jobs), "the killed job's scorers to end")
-    before = {image_id for ids in _shards(run_dir, "checkpoints/score").values() for image_id in ids}
+    until(lambda: not _living_scorers(jobs), "the killed job's scorers to end")
+    before = {image_id for ids in _shards(run_dir, "checkpoints/score-*").values() for image_id in ids}
     assert 0 < len(before) < 120, "the job was to be killed in the middle"
     kept = {file: file.stat().st_mtime_ns for file in _shards(run_dir, "scores")}
 

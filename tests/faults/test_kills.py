@@ -1,0 +1,37 @@
+"""Whatever is killed, whenever: every image has one row, none that was safe is scored again, scores are the same."""
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults import kills
+from tests.faults.nodes import Cluster, cluster
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Cluster]:
+    with cluster(workers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(there: Cluster, scenes: Path, tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = kills.scene(tmp_path_factory.mktemp("undisturbed"), scenes, tiny_sd)
+    made.finish(made.start(there.address))
+    assert kills.check(made, made.run_dir) == {"attempts": 1, "rows": 120, "scored": 120, "twice": 0}
+    return made.run_dir
+
+
+@pytest.mark.parametrize(("kind", "moments"), [("scorer", 1), ("worker", 1), ("write", 1), ("head", 1)])
+def test_a_kill_loses_and_repeats_nothing(
+    kind: str, moments: int, there: Cluster, undisturbed: Path, scenes: Path, tiny_sd: Path, tmp_path: Path
+) -> None:
+    made = kills.scene(tmp_path, scenes, tiny_sd)
+    kills.KINDS[kind](made, there, random.Random(0), moments)
+    cost = kills.check(made, undisturbed)
+    assert cost["rows"] == 120
+    assert cost["attempts"] == (1 if kind in ("scorer", "worker") else 1 + moments)
