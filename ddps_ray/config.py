@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -18,9 +19,20 @@ from pydantic import (
 from ddps_ray import storage
 from ddps_ray.errors import UserError
 
-Place = Annotated[str, AfterValidator(storage.absolute)]
+
+def _place(uri: str) -> str:
+    parsed = urlsplit(uri)
+    if parsed.password is not None:
+        raise UserError(
+            f"{parsed.scheme}://{parsed.hostname}{parsed.path}: a URI is written into every row, so that no secret "
+            "belongs in it; give it as AWS_SECRET_ACCESS_KEY, or as the store's own files of every node have it"
+        )
+    return storage.absolute(uri)
+
+
+Place = Annotated[str, AfterValidator(_place)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
-Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else storage.absolute(name))]
+Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else _place(name))]
 """A table of class names: a place, or the packaged one."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -105,3 +105,10 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
     with pytest.raises(ValidationError, match="frozen"):
         recipe.score.__setattr__("pairs", 9)
     assert recipe.score.pairs == 7
+
+
+def test_a_secret_in_a_uri_is_refused_and_not_repeated(recipe_file: Path) -> None:
+    with pytest.raises(UserError, match="no secret belongs in it") as caught:
+        config.load(recipe_file, ["data.root=s3://KEY:hush@bucket/images"])
+    assert "s3://bucket/images" in str(caught.value)
+    assert "hush" not in str(caught.value)

@@ -8,6 +8,9 @@ import ray
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 
+STORE_FAILS = "the store does not answer"
+"""An error of a task that says so is worth another try, by Ray, after those of the store's own client."""
+
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 
@@ -29,7 +32,9 @@ def connect(recipe: Recipe) -> None:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError) as error:
             raise UserError(f"address: no Ray cluster answers at {address}") from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
     _quieten(logging.getLogger("ray.data"))
 
 

@@ -25,6 +25,8 @@ def files(folder: str, recursive: bool = False) -> list[str]:
 
 def folders(folder: str) -> list[str]:
     """Returns, sorted, the names of a folder's subfolders, without hidden ones; errors as in `files`."""
+    if storage.open_uri(folder)[0].type_name == "gcs":  # which lists no folder that only its files make
+        return sorted({path.partition("/")[0] for path in files(folder, recursive=True) if "/" in path})
     return _entries(folder, fs.FileType.Directory, False)
 
 

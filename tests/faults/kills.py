@@ -33,6 +33,7 @@ from ddps_ray.inspection import verify
 from ddps_ray.pipeline import index
 from ddps_ray.quickstart.objects import write_image_folder
 from ddps_ray.quickstart.shapes import CLASSES
+from tests.faults import nodes
 from tests.faults.driver import NOTES
 from tests.faults.nodes import ENVIRONMENT, ROOT, Cluster, cluster, kill, until
 
@@ -245,6 +246,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    nodes.PATIENCE = 1800  # so many kills take long
     with tempfile.TemporaryDirectory() as folder:
         for cost in campaign(args.kind, args.moments, args.images, args.seed, Path(folder)):
             print(json.dumps(cost), flush=True)
