@@ -61,21 +61,26 @@ class Node:
     def __init__(self, *options: str) -> None:
         """Starts it with the options of `ray start`."""
         ray = Path(sys.executable).with_name("ray")
-        nowhere = subprocess.DEVNULL
         command = [str(ray), "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *options]
-        self.process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=nowhere, stderr=nowhere, start_new_session=True, cwd=ROOT
-        )
+        # Each node of one machine would hand the same ports to its workers.
+        command += ["--min-worker-port=0", "--max-worker-port=0"]
+        command += [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
+        with tempfile.NamedTemporaryFile(prefix="ray-node-", suffix=".log", delete=False) as log:
+            self._log = Path(log.name)
+            self.process = subprocess.Popen(
+                command, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True, cwd=ROOT
+            )
 
     def kill(self) -> None:
         """Loses it."""
         if self.process.poll() is None:
             kill(psutil.Process(self.process.pid))
         self.process.wait(30)
+        self._log.unlink(missing_ok=True)
 
     def scorers(self, actor: str) -> list[psutil.Process]:
         """The processes of this node in which an actor of a class scores."""
-        assert self.process.poll() is None, "the node ended by itself"
+        assert self.process.poll() is None, f"the node ended by itself: {self._log.read_text()[-2000:]}"
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -94,9 +99,8 @@ class Cluster:
         """Starts the head only."""
         self._temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
         self._port = free_port()
-        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
         options = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
-        self.head = Node(*options, "--include-dashboard=false", *ports)
+        self.head = Node(*options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
         self.workers: list[Node] = []
         until(self._answers, "the head")
 
@@ -107,8 +111,7 @@ class Cluster:
 
     def add_worker(self) -> Node:
         """Starts one more worker; it joins when it is ready."""
-        ports = [f"--dashboard-agent-listen-port={free_port()}", f"--dashboard-agent-grpc-port={free_port()}"]
-        self.workers.append(Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1", *ports))
+        self.workers.append(Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1"))
         return self.workers[-1]
 
     def lose(self, worker: Node) -> None:

@@ -21,8 +21,8 @@ from tests.faults.nodes import ROOT, Node, free_port, until
 def jobs() -> Iterator[JobSubmissionClient]:
     """A Ray head of its own, on loopback, with two GPUs that exist in name only; no other Ray is touched."""
     dashboard, temp = free_port(), tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
-    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
-    ports += [f"--dashboard-agent-grpc-port={free_port()}", "--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
+    ports = [f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={free_port()}"]
+    ports += ["--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
     head = Node("--head", "--num-cpus=4", "--num-gpus=2", *ports)
     clients: list[JobSubmissionClient] = []
 
