@@ -33,7 +33,7 @@ class Command:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
-_RETRY: Option = ("--retry-failed", {"action": "store_true", "help": "try the images in quarantine again, no others"})
+_RETRY: Option = ("--retry-failed", {"action": "store_true", "help": "try the images in quarantine again, too"})
 _REFRESH: Option = ("--refresh", {"action": "store_true", "help": "list a data set that has grown again"})
 _OUT: Option = ("--out", {"required": True, "metavar": "DIR", "help": "folder or URI to make"})
 _GPU: Option = ("--gpu", {"default": "l4", "metavar": "TYPE", "help": "GPU type, e.g. l4, a100, h100 (%(default)s)"})
@@ -85,6 +85,10 @@ examples:
 
 A stage that has finished does nothing the second time; after an interruption the same command goes on.
 """
+
+
+_STORE = re.compile(r"AWS Error|google::cloud|GetObjectMetadata|No space left on device|Permission denied")
+"""What an OSError says that is the store's, or the disk's, and not a bug."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,12 +150,14 @@ def user_error(error: BaseException) -> str | None:
     """Returns the line of the UserError that an exception is or, raised in a Ray worker, was; None if it is a bug.
 
     Where the worker was an actor that died, or ran a function of Ray Data, Ray keeps the UserError as text only: a line
-    of the message that begins with its name.
+    of the message that begins with its name. A store that refuses or fails is no bug either.
     """
     if type(error) is UserError:
         return str(error)
     name = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
     lines = re.findall(rf"^{name}: (.+)$", str(error), re.MULTILINE)
+    if not lines and isinstance(error, OSError):
+        lines = [line.strip() for line in str(error).splitlines() if _STORE.search(line)]
     return lines[-1] if lines else None
 
 

@@ -1,8 +1,8 @@
 """One frozen, strict Recipe for a run: read from a YAML file, overridden key by key, checked before any work starts."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -19,20 +19,27 @@ from pydantic import (
 from ddps_ray import storage
 from ddps_ray.errors import UserError
 
+_SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
+"""A colon before the path that is not that of a port: S3's clients take a secret there."""
 
-def _place(uri: str) -> str:
-    parsed = urlsplit(uri)
-    if parsed.password is not None:
+
+def place(uri: str) -> str:
+    """Makes a local path absolute; leaves a URI as it is.
+
+    Raises:
+        UserError: It holds a secret.
+    """
+    if found := _SECRET.match(uri):
         raise UserError(
-            f"{parsed.scheme}://{parsed.hostname}{parsed.path}: a URI is written into every row, so that no secret "
-            "belongs in it; give it as AWS_SECRET_ACCESS_KEY, or as the store's own files of every node have it"
+            f"{found[1]}://…: a URI is written into every row, so that no secret belongs in it; give it as "
+            "AWS_SECRET_ACCESS_KEY, or as the store's own files of every node have it"
         )
     return storage.absolute(uri)
 
 
-Place = Annotated[str, AfterValidator(_place)]
+Place = Annotated[str, AfterValidator(place)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
-Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else _place(name))]
+Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else place(name))]
 """A table of class names: a place, or the packaged one."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -90,7 +97,7 @@ class Data(Section):
 
 
 def _folder_or_name(path: str) -> str:
-    return storage.absolute(path) if Path(path).expanduser().is_dir() else path
+    return place(path) if "://" in path or Path(path).expanduser().is_dir() else path
 
 
 class Model(Section):

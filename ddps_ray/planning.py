@@ -12,7 +12,7 @@ from ddps_ray import imaging, manifest, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.diffusion.flops import Cost, default_rows_per_shard, flops_per_image
+from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard
 from ddps_ray.diffusion.measuring import measure
 from ddps_ray.diffusion.scorer import check
 from ddps_ray.diffusion.staging import MODEL_FOLDER
@@ -134,7 +134,7 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     found, _ = shards.Footers(this.path(shards.FOLDER)).look()
     done = min(images, sum(shard.rows for shard in found))
     stored = bytes_per_image(recipe.score, sizes, geometry.factor, geometry.feature_sizes[recipe.score.dift_block])
-    rows = recipe.score.rows_per_shard or default_rows_per_shard(cost.total, gpu=True)
+    rows = rows_per_shard(folder, recipe.score, gpu=True)
     for line in table(Plan(images, done, sizes, cost, stored, rows, speed, price)):
         say(line)
 

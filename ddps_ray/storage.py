@@ -18,12 +18,14 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from ddps_ray import __version__
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 
 RECORD = "run.json"
 _OBJECT_STORES = ("s3", "gcs", "abfs")
 _TOO_SMALL = "Failed to flush response stream"
 """What S3's client says, and gives up, when it has asked for fewer bytes than the text of the error that it gets."""
+_GARBLED = "Couldn't deserialize thrift"
+"""What Arrow says, as an OSError like any of a store, where a Parquet file's footer is there but is no footer."""
 _PACKAGES = ("ray", "torch", "diffusers", "transformers", "pyarrow", "scikit-learn", "timm", "pillow")
 
 
@@ -40,7 +42,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         store, top = _store(urlunsplit((parsed.scheme, parsed.netloc, "/", parsed.query, "")))
         return store, top.rstrip("/") + unquote(parsed.path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{uri}: {first_line(error)}") from error
 
 
 class PatientS3(fs.S3FileSystem):  # type: ignore[misc]
@@ -145,6 +147,11 @@ def write_table(uri: str, rows: pa.Table, row_group: int | None = None) -> None:
     write_bytes(uri, sink.getvalue().to_pybytes())
 
 
+def is_garbled(error: Exception) -> bool:
+    """Says whether what fails to read a Parquet file's footer is the file, and not the store."""
+    return isinstance(error, pa.ArrowInvalid) or _GARBLED in str(error)
+
+
 def list_files(uri: str, recursive: bool = True) -> Iterator[fs.FileInfo]:
     """Yields the files under a folder, sorted by path; nothing if the folder is not there."""
     filesystem, path = open_uri(uri)
@@ -189,7 +196,7 @@ class Run:
             found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=deep))
             foreign = any(not info.base_name.startswith(".") for info in found)
         except OSError as error:
-            raise UserError(f"run_dir: {self.uri} cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"run_dir: {self.uri} cannot be read: {first_line(error)}") from error
         if foreign:
             raise UserError(
                 f"run_dir: {self.uri} is not empty and has no {RECORD}: it is not a run directory; name another"
@@ -215,7 +222,7 @@ class Run:
             try:
                 write_json(self.path(RECORD), record)
             except OSError as error:
-                raise UserError(f"run_dir: {self.uri} is not writable: {str(error).splitlines()[0]}") from error
+                raise UserError(f"run_dir: {self.uri} is not writable: {first_line(error)}") from error
             return False
         if changes := list(_differences(entry["settings"], settings)):
             raise UserError(
@@ -236,6 +243,13 @@ class Run:
         for key in ("finished", "summary"):
             record["stages"][stage].pop(key, None)
         write_json(self.path(RECORD), record)
+
+    def note(self, stage: str, key: str, value: Any) -> None:
+        """Records something about a claimed stage that is no setting of it, if it is not there already."""
+        record = self.record()
+        if record["stages"][stage].get(key) != value:
+            record["stages"][stage][key] = value
+            write_json(self.path(RECORD), record)
 
     def summary(self, stage: str) -> dict[str, Any] | None:
         """The figures of a finished stage, or None if it has not finished."""

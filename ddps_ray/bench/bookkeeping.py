@@ -13,6 +13,7 @@ from ddps_ray import config, manifest, schemas, shards, storage
 from ddps_ray.bench.measure import Measured, measure
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.inspection import verify
 from ddps_ray.storage import Run
 
@@ -29,9 +30,15 @@ def run(folder: str, images: int) -> None:
     Args:
         folder: Folder to make; it is deleted again.
         images: Images of the data set, hard links to one small photograph a class.
+
+    Raises:
+        UserError: The folder is there already, or cannot be made.
     """
     place = Path(folder)
-    place.mkdir(parents=True)
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be made: {first_line(error)}") from error
     try:
         recipe = _recipe(place)
         _draw(place / "data", images)

@@ -63,6 +63,19 @@ def flops_per_image(folder: Path, settings: Score, width: int, height: int) -> C
     return Cost(calls, calls * networks.call(width, height), networks.encoding(width, height), feature)
 
 
+def rows_per_shard(folder: Path, settings: Score, gpu: bool) -> int:
+    """Images in one committed file: as the settings say, or what `default_rows_per_shard` does of square images.
+
+    Args:
+        folder: A located checkpoint.
+        settings: Settings of the scoring.
+        gpu: Whether actors have a GPU.
+    """
+    if settings.rows_per_shard is not None:
+        return settings.rows_per_shard
+    return default_rows_per_shard(flops_per_image(folder, settings, settings.size, settings.size).total, gpu)
+
+
 def default_rows_per_shard(flops_per_image: float, gpu: bool) -> int:
     """Images in one committed file that are worth about five minutes of an actor's work: what a kill can cost.
 
@@ -90,7 +103,10 @@ class _Networks:
             read_json(folder, "text_encoder/config.json"),
             read_json(folder, "tokenizer/tokenizer_config.json"),
         )
-        self._words = (min(tokenizer["model_max_length"], text["max_position_embeddings"]), text["hidden_size"])
+        self._words = (
+            min(tokenizer.get("model_max_length", text["max_position_embeddings"]), text["max_position_embeddings"]),
+            text["hidden_size"],
+        )
 
     def call(self, width: int, height: int) -> int:
         """FLOPs of the U-Net on one latent."""

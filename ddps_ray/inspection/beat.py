@@ -9,6 +9,9 @@ from ddps_ray import storage
 from ddps_ray.console import duration
 from ddps_ray.storage import Run
 
+_RECENT = 30.0
+"""Seconds since a heartbeat within which its job may still be alive."""
+
 RUNNING, FINISHED, FAILED = "running", "finished", "failed"
 
 
@@ -80,6 +83,10 @@ class Beat:
             return None
         values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
         return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+
+    def alive(self) -> bool:
+        """Whether the job that wrote it may still be at work."""
+        return self.state == RUNNING and self.age() < _RECENT
 
     def age(self) -> float:
         """Seconds since it was written, by this machine's clock."""

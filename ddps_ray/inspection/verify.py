@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from ddps_ray import manifest, schemas, shards, storage
 from ddps_ray.conclusion import QUARANTINE
 from ddps_ray.console import say
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.storage import Run
 
 SOUND, DAMAGED, INCOMPLETE = 0, 1, 3
@@ -65,13 +65,13 @@ def _read(this: Run, whole: list[shards.Shard]) -> tuple[pa.Table, list[str]]:
     filesystem, _ = storage.open_uri(this.uri)
     parts, odd = [], []
     for shard in whole:
-        if not _fits(pq.read_schema(shard.path, filesystem=filesystem)):
-            odd.append(f"{shard.path} has not the columns of a score shard")
-            continue
         try:
-            parts.append(pq.read_table(shard.path, columns=list(_COLUMNS), filesystem=filesystem))
+            if _fits(pq.read_schema(shard.path, filesystem=filesystem)):
+                parts.append(pq.read_table(shard.path, columns=list(_COLUMNS), filesystem=filesystem))
+            else:
+                odd.append(f"{shard.path} has not the columns of a score shard")
         except (OSError, pa.ArrowInvalid) as error:
-            odd.append(f"{shard.path} cannot be read: {str(error).splitlines()[0]}")
+            odd.append(f"{shard.path} cannot be read: {first_line(error)}")
     empty = pa.schema([schemas.scores(1).field(name) for name in _COLUMNS]).empty_table()
     return pa.concat_tables([empty, *parts]), odd
 
@@ -107,7 +107,7 @@ def _quarantine(this: Run, rows: pa.Table) -> Iterator[str]:
     try:
         there = pq.read_table(path, columns=["image_id"], filesystem=filesystem)["image_id"].to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
-        yield f"{path} cannot be read: {str(error).splitlines()[0]}"
+        yield f"{path} cannot be read: {first_line(error)}"
         return
     failed = rows.filter(pc.is_valid(rows["error"]))["image_id"].to_pylist()
     if sorted(there) != sorted(failed):

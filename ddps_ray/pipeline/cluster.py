@@ -2,11 +2,13 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
 from ddps_ray.config import Recipe
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 
 STORE_FAILS = "the store does not answer"
 """An error of a task that says so is worth another try, by Ray, after those of the store's own client."""
@@ -44,6 +46,19 @@ def _quieten(logger: logging.Logger) -> None:
         if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
             handler.setLevel(logging.WARNING)
             handler.addFilter(lambda record: "Progress bars disabled" not in record.getMessage())
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Within it, a store that does not answer, although its client has tried again and again, is an error for the user.
+
+    Raises:
+        UserError: One line that Ray knows by `STORE_FAILS`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{STORE_FAILS}: {first_line(error)}; the same command goes on from here") from error
 
 
 def gpus() -> float:

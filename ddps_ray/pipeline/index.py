@@ -15,6 +15,7 @@ from ddps_ray import manifest, storage
 from ddps_ray.config import Data, Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError
+from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster
 from ddps_ray.sources import classes, folders, layouts, subset
 from ddps_ray.sources.listing import BOXES_FILE, Listing
@@ -43,6 +44,9 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     if done is not None and target.claim(STAGE, settings) and not refresh:
         say(f"index: already finished: {_in_words(done, splits)}")
         return
+    beat = Beat.read(target)
+    if done is not None and beat is not None and beat.alive():
+        raise UserError(f"a job scores {target.uri} by the index that is there: wait for its end, or stop it")
     cluster.connect(recipe)
     summary, notes = ray.get(_index.remote(target.uri, settings, class_names, recipe.data.ground_truth))
     for note in notes:
@@ -82,7 +86,7 @@ def _index(
     }
     done = target.summary(STAGE)
     if done is not None:
-        _check_grown(target, tables)
+        _check_grown(target, tables, settings["per_class"] is not None)
         if done["fingerprint"] == summary["fingerprint"]:
             return summary, notes
     # Only now, so that a mistake in the data or its path does not bind the run directory to wrong settings.
@@ -110,7 +114,7 @@ def _number(file: Any) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _check_grown(target: Run, tables: dict[str, pa.Table]) -> None:
+def _check_grown(target: Run, tables: dict[str, pa.Table], per_class: bool) -> None:
     """Raises UserError where a row of the manifest is not in the new listing, or is another: scores would be wrong."""
     columns = ["image_id", "class_id", "class_text", "label", "uri"]
     for split, rows in tables.items():
@@ -118,7 +122,8 @@ def _check_grown(target: Run, tables: dict[str, pa.Table]) -> None:
         place = pc.index_in(old["image_id"], value_set=rows["image_id"].combine_chunks())
         if place.null_count:
             gone = old["image_id"].filter(pc.is_null(place))[0].as_py()
-            raise UserError(f"data: {gone} is no longer in the data set: use another run_dir")
+            drawn = ", or data.per_class draws other images from one that has grown" if per_class else ""
+            raise UserError(f"data: {gone} is no longer in the data set{drawn}: use another run_dir")
         new = rows.take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
         for column in columns[1:]:
             changed = pc.not_equal(old[column], new[column])

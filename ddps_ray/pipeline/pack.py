@@ -11,12 +11,13 @@ import ray
 from ray.data import DataContext
 from ray.data.datasource import FilenameProvider
 
-from ddps_ray import manifest, schemas, shards, storage
+from ddps_ray import config, manifest, schemas, shards, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
+from ddps_ray.pipeline.progress import too_many
 from ddps_ray.sources import packed, reading
 from ddps_ray.storage import Run
 
@@ -44,9 +45,10 @@ def run(recipe: Recipe, out: str) -> None:
         out: Folder or URI, empty or begun by this command.
 
     Raises:
-        UserError: The data set is not indexed, or `out` has other files, or those of another index.
+        UserError: The data set is not indexed, `out` has other files, or those of another index, or too many images
+            cannot be read; run again, it tries those once more.
     """
-    target, out = Run(recipe.run_dir), storage.absolute(out)
+    target, out = Run(recipe.run_dir), config.place(out)
     indexed = target.require("index", "index")
     stage = f"{STAGE}/{out}"
     if stage not in target.record()["stages"] and any(True for _ in storage.list_files(out)):
@@ -63,8 +65,7 @@ def run(recipe: Recipe, out: str) -> None:
     with checkpointed(commits), _in_order():
         for split in indexed["splits"]:
             _copy(target, split, out, rows)
-    ray.get(_reconcile.remote(out, commits))
-    summary = ray.get(_conclude.remote(target.uri, out, indexed))
+    summary = ray.get(_conclude.remote(target.uri, out, indexed, recipe.score.max_error_fraction))
     target.finish(stage, summary)
     say(f"pack: {_described(summary)} in {out}; use it with data.root={out}")
 
@@ -110,7 +111,8 @@ def _copy(target: Run, split: str, out: str, rows_per_file: int) -> None:
 
 def _load(rows: pa.Table) -> pa.Table:
     """Turns manifest rows into packed ones."""
-    found = reading.attempt_encoded(rows["uri"].to_pylist())
+    with cluster.answering():
+        found = reading.attempt_encoded(rows["uri"].to_pylist())
     images = [None if isinstance(each, BadImage) else each for each in found]
     errors = [str(each) if isinstance(each, BadImage) else None for each in found]
     kept = {name: rows[name] for name in schemas.PACKED.names if name in rows.column_names}
@@ -120,7 +122,8 @@ def _load(rows: pa.Table) -> pa.Table:
 
 @ray.remote(num_cpus=0)
 def _reconcile(out: str, commits: str) -> int:
-    """Puts right what a kill has left; returns how many images are safe."""
+    """Puts right what a kill has left, and forgets what could not be read; returns how many images are safe."""
+    shards.drop_failed(out)
     found, _ = shards.Footers(out).look()
     if found and shards.drop_repeated(out, [shard.path for shard in found]):
         found, _ = shards.Footers(out).look()
@@ -140,7 +143,7 @@ def _rows_per_file(run_dir: str) -> int:
 
 
 @ray.remote(num_cpus=0)
-def _conclude(run_dir: str, out: str, indexed: dict[str, Any]) -> dict[str, int]:
+def _conclude(run_dir: str, out: str, indexed: dict[str, Any], fraction: float) -> dict[str, int]:
     """Counts what is there, writes the images that could not be read into quarantine, and the record last of all."""
     target = Run(run_dir)
     filesystem, _ = storage.open_uri(out)
@@ -151,6 +154,8 @@ def _conclude(run_dir: str, out: str, indexed: dict[str, Any]) -> dict[str, int]
         raise RuntimeError(f"{out} has {counts} images, the index has {indexed['splits']}")
     bad = found.to_table(["image_id", "error"], filter=~pads.field("error").is_null()).sort_by("image_id")
     _quarantine(target, bad)
+    if error := too_many(bad.num_rows, sum(counts.values()), fraction, target.path("quarantine", f"{STAGE}.parquet")):
+        raise error
     storage.write_json(storage.join(out, packed.RECORD), {"splits": counts, "fingerprint": indexed["fingerprint"]})
     return {"packed": sum(counts.values()) - bad.num_rows, "quarantined": bad.num_rows, "files": len(paths)}
 

@@ -12,7 +12,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from ddps_ray import shards
 from ddps_ray.console import say
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.inspection.beat import FAILED, FINISHED, RUNNING, Beat
 from ddps_ray.storage import Run
 
@@ -94,10 +94,10 @@ class Heartbeat:
             try:
                 beat = self._beat(RUNNING)
             except (OSError, UserError) as error:  # the store is slow to answer; the next beat tries again
-                say(f"score: no heartbeat: {str(error).splitlines()[0]}")
+                say(f"score: no heartbeat: {first_line(error)}")
                 continue
             say(f"score: {beat.line()}")
-            Watch.fatal = too_many(beat.errors, self._total, self._fraction, self._run)
+            Watch.fatal = too_many(beat.errors, self._total, self._fraction, self._run.path(shards.FOLDER))
 
     def _beat(self, state: str) -> Beat:
         found, _ = self._footers.look()
@@ -118,18 +118,18 @@ class Heartbeat:
         return beat
 
 
-def too_many(errors: int, total: int, fraction: float, run: Run) -> UserError | None:
-    """The error that ends a run of which too many images fail, or None.
+def too_many(errors: int, total: int, fraction: float, where: str) -> UserError | None:
+    """The error that ends a job of which too many images fail, or None.
 
     Args:
         errors: Images that failed.
         total: All images.
         fraction: Share that may fail.
-        run: Run directory.
+        where: URI of what has the reasons.
     """
     if errors <= fraction * total:
         return None
     return UserError(
-        f"score.max_error_fraction: {errors} of {total} images could not be scored, more than {fraction:g}; the "
-        f"reasons are in the column `error` of {run.path(shards.FOLDER)}. What is scored stays scored."
+        f"score.max_error_fraction: {errors} of {total} images failed, more than {fraction:g}; the reasons are in "
+        f"{where}. What is done stays done."
     )

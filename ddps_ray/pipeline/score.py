@@ -3,20 +3,19 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, Dataset
 
 from ddps_ray import conclusion, manifest, schemas, shards, storage
-from ddps_ray.config import Recipe, Score
+from ddps_ray.config import Model, Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import flops
 from ddps_ray.diffusion.scorer import check
 from ddps_ray.diffusion.staging import MODEL_FOLDER
-from ddps_ray.inspection.beat import RUNNING, Beat
+from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.progress import Heartbeat, too_many
@@ -24,9 +23,6 @@ from ddps_ray.pipeline.scoring import ScoringActor, arrange, load
 from ddps_ray.storage import Run
 
 STAGE = "score"
-_RECENT = 30.0
-"""Seconds since a heartbeat within which its job may still be alive."""
-
 _ROWS_PER_TASK = 256
 """Images that are decoded, and then scored, in one task: some 70 MB of pixels at 256 px."""
 
@@ -67,7 +63,8 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     indexed = run.require("index", "index")
     if recipe.model.path == checkpoints.PRETRAINED:
         run.require("pretrain", "pretrain")
-    recipe = recipe.model_copy(update={"model": checkpoints.pin(recipe.model)})
+    asked = recipe.model
+    recipe = recipe.model_copy(update={"model": checkpoints.pin(_as_before(run, asked))})
     folder = checkpoints.locate(recipe.model, run.path(MODEL_FOLDER))
     geometry = checkpoints.geometry(folder)
     check(geometry, recipe.score)
@@ -79,9 +76,9 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
         if not again and summary.get("manifest") == indexed["fingerprint"] and _all_there(run, summary):
             say(f"score: already finished: {_described(summary)} in {run.path(shards.FOLDER)}")
             return
-        run.reopen(STAGE)
+    run.note(STAGE, "model", {"path": asked.path, "asked": asked.revision, "commit": recipe.model.revision})
     cluster.connect(recipe)
-    rows = recipe.score.rows_per_shard or _rows_per_shard(folder, recipe.score)
+    rows = flops.rows_per_shard(folder, recipe.score, gpu=_gpus(recipe.score) > 0)
     job = Job(recipe, run, run.path("checkpoints", f"{STAGE}-{_key(settings)}"), geometry, rows, actor)
     _score(job, indexed, retry_failed)
 
@@ -92,6 +89,7 @@ def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
     where = run.path(shards.FOLDER)
     say(f"score: {total} images, N = {recipe.score.pairs}, model {recipe.model.path} → {where}")
     _warn_of_another(run)
+    run.reopen(STAGE)
     if retry_failed:
         say(f"score: trying {_remotely(shards.drop_failed, where)} images of the quarantine again")
     _remotely(shards.reconcile, where, job.commits)
@@ -102,15 +100,23 @@ def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
         _remotely(shards.reconcile, where, job.commits)
         if summary["images"] != total:
             raise RuntimeError(f"{summary['images']} of {total} images have a row in {where}")
-        if error := too_many(summary["quarantined"], total, recipe.score.max_error_fraction, run):
+        reasons = run.path("quarantine", conclusion.QUARANTINE)
+        if error := too_many(summary["quarantined"], total, recipe.score.max_error_fraction, reasons):
             raise error
         run.finish(STAGE, summary | {"manifest": indexed["fingerprint"]})
     say(f"score: {_described(summary)} in {where}")
 
 
+def _as_before(run: Run, model: Model) -> Model:
+    """The model at the commit that this stage began with, if the recipe asks for the same: a branch may have moved."""
+    known = run.record()["stages"].get(STAGE, {}).get("model", {})
+    same = (known.get("path"), known.get("asked")) == (model.path, model.revision)
+    return model.model_copy(update={"revision": known["commit"]}) if same else model
+
+
 def _warn_of_another(run: Run) -> None:
     beat = Beat.read(run)
-    if beat is not None and beat.state == RUNNING and beat.age() < _RECENT:
+    if beat is not None and beat.alive():
         say(f"score: a job wrote here {beat.age():.0f} s ago; if it still runs, stop one: both would do all the work")
 
 
@@ -142,12 +148,6 @@ def _settings(recipe: Recipe, weights: str) -> dict[str, object]:
 
 def _key(settings: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _rows_per_shard(folder: Path, settings: Score) -> int:
-    """About five minutes of one GPU's work, for square images."""
-    cost = flops.flops_per_image(folder, settings, settings.size, settings.size)
-    return flops.default_rows_per_shard(cost.total, gpu=_gpus(settings) > 0)
 
 
 def _described(summary: dict[str, int]) -> str:

@@ -12,8 +12,8 @@ from ddps_ray import imaging, schemas
 from ddps_ray.config import Recipe, Score
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
-from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline.cluster import STORE_FAILS
+from ddps_ray.errors import BadImage
+from ddps_ray.pipeline.cluster import answering
 from ddps_ray.sources.reading import attempt
 from ddps_ray.strikes import Strikes
 
@@ -36,10 +36,8 @@ def load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
     def prepare(image: Image.Image) -> tuple[Image.Image, Image.Image]:
         return image, imaging.scale(image, settings.size, factor, settings.max_aspect)
 
-    try:
+    with answering():
         results = attempt(rows.column("uri").to_pylist(), prepare)
-    except OSError as error:
-        raise UserError(f"{STORE_FAILS}: {str(error).splitlines()[0]}; the same command goes on from here") from error
     columns: dict[str, list[object]] = {name: [] for name in (*_PIXELS.names, *_SIZES)}
     for result in results:
         bad = isinstance(result, BadImage)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from ddps_ray import storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.report import tables
 from ddps_ray.storage import Run
 
@@ -137,7 +137,7 @@ def read_boxes(uri: str) -> dict[str, tuple[float, float, float, float]]:
     try:
         rows = csv.read_csv(io.BytesIO(storage.read_bytes(uri)), convert_options=options)
     except OSError as error:
-        raise UserError(f"{uri}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{uri}: cannot be read: {first_line(error)}") from error
     except (pa.ArrowInvalid, KeyError) as error:
         said = str(error).strip("'").splitlines()[0]
         raise UserError(f"{uri}: boxes need the columns {', '.join(types)}, with numbers for sides: {said}") from error

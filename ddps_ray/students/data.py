@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms import functional as VF
 
 from ddps_ray import manifest, schemas, storage
-from ddps_ray.errors import BadImage, UserError
+from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
 
@@ -178,7 +178,7 @@ def read_metadata(folder: str) -> pa.Table:
     try:
         return schemas.check(ds.dataset(path, filesystem=filesystem).to_table(), schemas.DISTILLED)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{uri}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{uri}: {first_line(error)}") from error
 
 
 def class_ids(run: Run, split: str) -> list[str]:

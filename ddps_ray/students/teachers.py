@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ddps_ray import storage
 from ddps_ray.config import Student, Teacher
 from ddps_ray.diffusion.noise import generator
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.students import networks
 from ddps_ray.students.augment import MEAN, STD, Augmentation
 from ddps_ray.students.data import Pictures
@@ -184,7 +184,7 @@ def _trained(folder: str, size: int) -> nn.Module:
     try:
         model.load_state_dict(safetensors.torch.load(storage.read_bytes(uri)))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(f"{uri}: {str(error).splitlines()[0]}: run `ddps teacher` anew") from error
+        raise UserError(f"{uri}: {first_line(error)}: run `ddps teacher` anew") from error
     return model
 
 
@@ -192,7 +192,7 @@ def _pretrained(published: str, size: int) -> nn.Module:
     try:
         return networks.from_timm(published, len(ImageNetInfo().label_names()), size, pretrained=True)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"teacher.model.arch: cannot fetch the weights of {published}: {reason}") from error
 
 

@@ -1,7 +1,6 @@
 """Packing on a real Ray: the same data set in a few files, nothing lost, a kill repaired, a second run idle."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +78,15 @@ def test_what_cannot_be_read_is_in_quarantine_and_keeps_its_row(
     datasets.put(root / "train" / "gem" / "text.png", "no picture, but a file")
     first = recipe(tmp_path / "run", root, val=None)
     index.run(first)
-    os.remove(root / "train/gem/3.png")  # noqa: PTH107
-    pack.run(first, str(tmp_path / "out"))
+    mended = (root / "train/gem/4.png").read_bytes()
+    for name in ("3.png", "4.png"):
+        (root / "train/gem" / name).unlink()
+    with pytest.raises(UserError, match=r"2 of 6 images failed, more than 0\.05"):
+        pack.run(first, str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "packed.json").exists()
+    (root / "train/gem/4.png").write_bytes(mended)
+    lenient = first.model_copy(update={"score": first.score.model_copy(update={"max_error_fraction": 0.2})})
+    pack.run(lenient, str(tmp_path / "out"))
     assert "pack: 5 images packed, 1 in quarantine" in capsys.readouterr().out
     quarantine = pq.read_table(tmp_path / "run/quarantine/pack.parquet")
     assert quarantine.schema.equals(schemas.QUARANTINE)
