@@ -17,7 +17,7 @@ from ddps_ray.diffusion.staging import BUNDLED as BUNDLED
 from ddps_ray.diffusion.staging import PRETRAINED as PRETRAINED
 from ddps_ray.diffusion.staging import locate as locate
 from ddps_ray.diffusion.staging import pin as pin
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 
 _LOCAL = {"local_files_only": True}
 
@@ -119,5 +119,4 @@ def _from_pretrained(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     try:
         return kind.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"model.path: {folder} cannot be loaded: {reason}") from error
+        raise UserError(f"model.path: {folder} cannot be loaded: {first_line(error)}") from error

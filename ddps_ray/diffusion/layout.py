@@ -85,11 +85,30 @@ def check_layout(folder: Path, weights: bool = True) -> None:
     if not any(all((folder / "tokenizer" / name).is_file() for name in names) for names in _VOCABULARIES):
         # The library makes an empty vocabulary of it, in which all prompts are the same.
         raise UserError(f"model.path: {folder}/tokenizer has neither tokenizer.json nor vocab.json with merges.txt")
-    for part, stem in _STEMS.items() if weights else ():
-        if not any(_is_weights(part, file.name) for file in (folder / part).iterdir()):
-            raise UserError(
-                f"model.path: {folder} has no {part}/{stem}.safetensors; no other format or variant is read"
-            )
+    for part in _STEMS:
+        read_json(folder, f"{part}/config.json")
+        if weights:
+            _check_weights(folder, part)
+
+
+def _check_weights(folder: Path, part: str) -> None:
+    """Checks that the weights of a part are there: one file, or all the numbered shares that an index names.
+
+    Raises:
+        UserError: They are not.
+    """
+    whole = f"{part}/{_STEMS[part]}.safetensors"
+    index = f"{whole}.index.json"
+    if not (folder / index).is_file():
+        if not (folder / whole).is_file():
+            raise UserError(f"model.path: {folder} has no {whole}; no other format or variant is read")
+        return
+    shares = read_json(folder, index).get("weight_map")
+    if not isinstance(shares, dict) or not shares:
+        raise UserError(f"model.path: {folder / index} has no weight_map")
+    for name in sorted(set(map(str, shares.values()))):
+        if not (folder / part / name).is_file():
+            raise UserError(f"model.path: {folder} has no {part}/{name}, which {index} names")
 
 
 def _check_configuration(folder: Path) -> None:

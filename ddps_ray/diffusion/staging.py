@@ -17,7 +17,7 @@ from pyarrow import fs
 from ddps_ray import storage
 from ddps_ray.config import Model
 from ddps_ray.diffusion import layout
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 
 BUNDLED = "quickstart"
 PRETRAINED = "pretrained"
@@ -99,7 +99,7 @@ def _from_store(uri: str, weights: bool) -> Path:
             try:
                 _copy(source, files, part)
             except OSError as error:
-                raise UserError(f"model.path: {uri} cannot be copied: {str(error).splitlines()[0]}") from error
+                raise UserError(f"model.path: {uri} cannot be copied: {first_line(error)}") from error
             part.rename(target)
     return target
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
+from diffusers import UNet2DConditionModel
 
 from ddps_ray.config import Model
 from ddps_ray.diffusion import layout, staging
@@ -190,6 +191,30 @@ def test_a_model_that_takes_or_gives_something_else_is_refused(model: Path) -> N
     edit(model / "unet" / "config.json", class_embed_type=None)
     edit(model / "scheduler" / "scheduler_config.json", prediction_type="sample")
     with pytest.raises(UserError, match=r"predicts sample; epsilon and v_prediction are supported"):
+        staging.locate(Model(path=str(model)), "")
+
+
+def test_of_weights_in_shares_every_one_must_be_there(model: Path, home: Path) -> None:
+    whole = UNet2DConditionModel.from_pretrained(model / "unet")
+    (model / UNET).unlink()
+    whole.save_pretrained(model / "unet", max_shard_size="100KB")
+    shares = sorted((model / "unet").glob("*-of-*.safetensors"))
+    assert len(shares) > 1
+    assert staging.locate(Model(path=str(model)), "") == model
+    shares[-1].unlink()
+    for path in (str(model), f"file://{model}"):
+        with pytest.raises(UserError, match=rf"has no unet/{shares[-1].name}, which unet/\S+\.index\.json names"):
+            staging.locate(Model(path=path), "")
+    assert staging.locate(Model(path=str(model)), "", weights=False) == model
+    (model / f"{UNET}.index.json").unlink()
+    with pytest.raises(UserError, match=r"has no unet/diffusion_pytorch_model\.safetensors;"):
+        staging.locate(Model(path=str(model)), "")
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_part_without_its_configuration_is_named(model: Path, part: str) -> None:
+    (model / part / "config.json").unlink()
+    with pytest.raises(UserError, match=rf"model/{part}/config\.json: No such file"):
         staging.locate(Model(path=str(model)), "")
 
 
