@@ -6,6 +6,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ddps_ray.errors import UserError, first_line
+
+_NO_ROOM = "ALLOC_FAILED"
+"""In what cuBLAS and cuDNN say when they get no memory, as a plain RuntimeError."""
+
+_FAILURES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "CUDNN_STATUS")
+
 
 class MicroBatch:
     """How many inputs a network gets in one call.
@@ -27,13 +34,13 @@ class MicroBatch:
             inputs: Inputs of the network that each place of the range stands for.
 
         Raises:
-            torch.OutOfMemoryError: The memory does not suffice for a single place.
+            UserError: The memory does not suffice for a single place.
         """
         parts: list[Tensor] = []
         done, fits = 0, True
         while done < count:
             size = min(count - done, max(1, self.most // inputs))
-            part = _try(work, slice(done, done + size), last=size == 1)
+            part = self._try(work, slice(done, done + size), last=size == 1)
             if part is None:
                 self.most, fits = size // 2 * inputs, False
                 torch.cuda.empty_cache()
@@ -45,12 +52,21 @@ class MicroBatch:
             done, fits = done + size, True
         return torch.cat(parts)
 
+    def _try(self, work: Callable[[slice], Tensor], chunk: slice, last: bool) -> Tensor | None:
+        """Does work on a chunk; None if the memory does not suffice and the chunk can be halved."""
+        try:
+            return work(chunk)
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or _NO_ROOM in str(error)):
+                raise
+            if last:
+                raise UserError(
+                    f"score.micro_batch: not even one latent fits the GPU's memory in a call of the {self._network}, "
+                    f"use a smaller score.size or another GPU: {first_line(error)}"
+                ) from error
+            return None
 
-def _try(work: Callable[[slice], Tensor], chunk: slice, last: bool) -> Tensor | None:
-    """Does work on a chunk; None if the memory does not suffice and the chunk can be halved."""
-    try:
-        return work(chunk)
-    except torch.OutOfMemoryError:
-        if last:
-            raise
-        return None
+
+def gpu_failed(error: RuntimeError) -> bool:
+    """Says whether an error is one of the GPU, after which nothing works any more in the process that uses it."""
+    return isinstance(error, torch.AcceleratorError) or any(said in str(error) for said in _FAILURES)

@@ -89,7 +89,7 @@ class Scorer:
             One result an item, in the same order.
 
         Raises:
-            torch.OutOfMemoryError: It does not even suffice for one pair of latents, or one image.
+            UserError: It does not even suffice for one pair of latents, or one image.
         """
         results: dict[int, Scored] = {}
         for places in _by_shape(items).values():

@@ -10,17 +10,25 @@ from torch import nn
 
 from ddps_ray.config import Score
 from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
+from ddps_ray.errors import UserError
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+]
 
 
-def _limit(network: nn.Module, most: int) -> list[int]:
+def _limit(network: nn.Module, most: int, error: RuntimeError = OUT_OF_MEMORY[0]) -> list[int]:
     """Stands in for a small GPU: the network has memory for `most` inputs. Returns the list of what it was given."""
     given: list[int] = []
 
     def check(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         given.append(len(inputs[0]))
         if len(inputs[0]) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     network.register_forward_pre_hook(check)
     return given
@@ -87,10 +95,42 @@ def test_what_fitted_is_kept_and_said_once(tiny_sd: Path, caplog: pytest.LogCapt
     assert not caplog.records
 
 
-@pytest.mark.parametrize("part", ["unet", "vae"])
-def test_no_room_for_a_single_one_is_raised(tiny_sd: Path, part: str) -> None:
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("part", ["U-Net", "VAE"])
+def test_no_room_for_a_single_one_is_the_users_to_put_right(tiny_sd: Path, part: str, error: RuntimeError) -> None:
     loaded = _loaded(tiny_sd)
-    given = _limit(loaded.unet if part == "unet" else loaded.vae.encoder, 1 if part == "unet" else 0)
-    with pytest.raises(torch.OutOfMemoryError):
+    given = _limit(loaded.unet if part == "U-Net" else loaded.vae.encoder, 1 if part == "U-Net" else 0, error)
+    with pytest.raises(
+        UserError, match=f"^score.micro_batch: not even one latent fits .* in a call of the {part}"
+    ) as caught:
         _scorer(loaded).score(_items())
-    assert given[-1] == (2 if part == "unet" else 1)
+    assert str(error) in str(caught.value)
+    assert given[-1] == (2 if part == "U-Net" else 1)
+
+
+def test_a_library_that_gets_no_memory_is_given_less(tiny_sd: Path) -> None:
+    expected = _scorer(_loaded(tiny_sd)).score(_items())
+    loaded = _loaded(tiny_sd)
+    given = _limit(loaded.unet, 7, OUT_OF_MEMORY[1])
+    _assert_same(_scorer(loaded).score(_items()), expected)
+    assert given[:3] == [30, 14, 6]
+
+
+@pytest.mark.parametrize("said", ["CUDA error: an illegal memory access", "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"])
+def test_another_failure_of_the_gpu_is_raised_and_known_as_one(tiny_sd: Path, said: str) -> None:
+    loaded = _loaded(tiny_sd)
+    given = _limit(loaded.unet, 0, RuntimeError(said))
+    with pytest.raises(RuntimeError, match=said) as caught:
+        _scorer(loaded).score(_items())
+    assert given == [30], "and not tried with less"
+    assert gpu_failed(caught.value)
+
+
+def test_what_is_no_failure_of_the_gpu_is_not_taken_for_one() -> None:
+    assert gpu_failed(torch.AcceleratorError("device-side assert triggered"))
+    assert gpu_failed(RuntimeError("CUBLAS_STATUS_INTERNAL_ERROR when calling cublasSgemm"))
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+    ):
+        assert not gpu_failed(error)
