@@ -24,8 +24,6 @@ ROWS_PER_GROUP = 128
 _SUFFIX = ".parquet"
 _PENDING = ".pending"
 _THREADS = 16
-_GARBLED = "Couldn't deserialize thrift"
-"""What Arrow says, as an OSError like any of a store, where a footer is there but is no footer."""
 
 
 @dataclass(frozen=True)
@@ -202,10 +200,10 @@ def _stem(path: str) -> str:
 def _metadata(filesystem: fs.FileSystem, path: str) -> pq.FileMetaData | None:
     try:
         return pq.read_metadata(path, filesystem=filesystem)
-    except (pa.ArrowInvalid, FileNotFoundError):
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        if _GARBLED in str(error):
+    except (pa.ArrowInvalid, OSError) as error:
+        if storage.is_garbled(error):
             return None
         raise
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddps_ray import storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import classes, folders, listing, locators
 from ddps_ray.sources.listing import Classes, Listing
 
@@ -68,7 +68,7 @@ class Cifar:
         try:
             data = np.frombuffer(storage.read_bytes(uri), np.uint8)
         except OSError as error:
-            raise UserError(f"data: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+            raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
         record = self.labels + _PLANES
         if not data.size or data.size % record:
             raise UserError(f"data: {uri} has {data.size} bytes, which are not whole records of {record}")

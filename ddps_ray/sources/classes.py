@@ -13,7 +13,8 @@ IMAGENET = "imagenet-1k"
 """In place of a CSV: the packaged table of ImageNet-1K's 1000 WordNet ids and names, in the order of their labels."""
 
 _AGREE = 0.9  # share of 1000 names, in order, that makes a list ImageNet's; spellings of a few differ between copies
-_WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n\d{8}")
+"""A WordNet id, ImageNet's name of a class."""
 
 
 def read(table: str) -> dict[str, str]:
@@ -128,7 +129,7 @@ def ambiguous(named: Mapping[str, str]) -> list[str]:
 
 
 def _default_names(class_ids: list[str]) -> dict[str, str]:
-    lemmas = _wordnet([class_id for class_id in class_ids if _WNID.fullmatch(class_id)])
+    lemmas = _wordnet([class_id for class_id in class_ids if WNID.fullmatch(class_id)])
     return {class_id: lemmas.get(class_id) or class_id.replace("_", " ").strip() or class_id for class_id in class_ids}
 
 
@@ -158,7 +159,7 @@ def _published(listed: Sequence[str]) -> dict[str, str]:
     """Returns the texts by class id of names that come with a data set."""
     if len(listed) == 1000 and (known := _as_imagenet(listed)):
         return known
-    if all(_WNID.fullmatch(name) for name in listed):
+    if all(WNID.fullmatch(name) for name in listed):
         return _default_names(list(listed))
     texts: dict[str, str] = {}
     for name in listed:

@@ -1,12 +1,13 @@
 """What lies in a folder, at any path or URI; and the images of a class that has one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import pyarrow as pa
 from pyarrow import fs
 
 from ddps_ray import storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import listing, locators
 from ddps_ray.sources.listing import Classes
 
@@ -26,8 +27,19 @@ def files(folder: str, recursive: bool = False) -> list[str]:
 def folders(folder: str) -> list[str]:
     """Returns, sorted, the names of a folder's subfolders, without hidden ones; errors as in `files`."""
     if storage.open_uri(folder)[0].type_name == "gcs":  # which lists no folder that only its files make
-        return sorted({path.partition("/")[0] for path in files(folder, recursive=True) if "/" in path})
+        return list(_made_by_files(folder))
     return _entries(folder, fs.FileType.Directory, False)
+
+
+@lru_cache
+def _made_by_files(folder: str) -> tuple[str, ...]:
+    """A listing of all that is below, which takes minutes: once is enough while a data set is listed."""
+    return tuple(sorted({path.partition("/")[0] for path in files(folder, recursive=True) if "/" in path}))
+
+
+def forget() -> None:
+    """Forgets which subfolders there were: before and after a data set is listed."""
+    _made_by_files.cache_clear()
 
 
 def is_folder(uri: str) -> bool:
@@ -54,7 +66,7 @@ def read_text(uri: str, key: str) -> str:
     try:
         return storage.read_bytes(uri).decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"{key}: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{key}: {uri} cannot be read: {first_line(error)}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{key}: {uri} is not UTF-8 text") from error
 
@@ -119,14 +131,19 @@ def of_class(root: str, split: str, class_id: str, known: Classes, inner: str = 
     images = [name for name in names if is_image(name)]
     if not images:
         raise UserError(f"data: {place} has no images")
-    table = listing.rows(
+    return rows(split, place, dict.fromkeys(images, class_id), known), len(names) - len(images)
+
+
+def rows(split: str, folder: str, owners: Mapping[str, str], known: Classes) -> pa.Table:
+    """Returns the rows of a folder's images, ordered by class and name; `owners` has the class of each path inside."""
+    ordered = sorted((class_id, name) for name, class_id in owners.items())
+    return listing.rows(
         split,
-        [f"{split}/{class_id}/{name}" for name in images],
-        [locators.whole(storage.join(place, name)) for name in images],
-        [class_id] * len(images),
+        [f"{split}/{class_id}/{name}" for class_id, name in ordered],
+        [locators.whole(storage.join(folder, name)) for _, name in ordered],
+        [class_id for class_id, _ in ordered],
         known,
     )
-    return table, len(names) - len(images)
 
 
 def _entries(folder: str, kind: fs.FileType, recursive: bool) -> list[str]:
@@ -137,5 +154,5 @@ def _entries(folder: str, kind: fs.FileType, recursive: bool) -> list[str]:
     except UnicodeDecodeError as error:
         raise UserError(f"data: {folder} has a file whose name is not UTF-8: {error.object!r}") from error
     except OSError as error:
-        raise UserError(f"data: {folder} cannot be listed: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data: {folder} cannot be listed: {first_line(error)}") from error
     return [path for path in paths if not any(part.startswith(".") for part in path.split("/"))]

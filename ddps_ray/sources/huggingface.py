@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -10,16 +12,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ddps_ray import storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import classes, containers, listing, locators, parquet
 from ddps_ray.sources.listing import Classes, Listing
 
 SUFFIX = ".parquet"
 
 
+@dataclass(frozen=True)
+class _File:
+    uri: str
+    names: list[str] | None  # its own, of the labels
+    rows: pa.Table  # uri, base name and label
+
+
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether a folder has Parquet files with a column of images."""
-    return any(parquet.image_column(_schema(storage.join(root, paths[0]))) for paths in _found(root))
+    return any(parquet.image_columns(_schema(storage.join(root, paths[0]))) for paths in _found(root))
 
 
 def list_images(
@@ -37,14 +46,15 @@ def list_images(
         ground_truth: Not used.
 
     Raises:
-        UserError: There are no files of a split, no column of images or labels, no names, or an image has no label.
+        UserError: There are no files of a split, no or several columns of images, no column of labels, no names, names
+            that differ from file to file, an image has no label, or a row group is too large to be read.
     """
     files = containers.of_splits(root, SUFFIX, splits)
     found = {split: [_read(storage.join(root, path), _stem(path)) for path in paths] for split, paths in files.items()}
-    used = {label for tables in found.values() for table in tables for label in table["label"].unique().to_pylist()}
-    first = storage.join(root, files[splits[0]][0])
-    known = classes.numbered(root, used, _class_names(_schema(first)), names)
-    tables = {split: pa.concat_tables([_rows(split, each, known) for each in found[split]]) for split in splits}
+    every = [file for split in splits for file in found[split]]
+    used = {label for file in every for label in file.rows["label"].unique().to_pylist()}
+    known = classes.numbered(root, used, _common_names(every), names)
+    tables = {split: pa.concat_tables([_rows(split, file.rows, known) for file in found[split]]) for split in splits}
     return Listing(tables, known.texts, skipped=0)
 
 
@@ -61,31 +71,46 @@ def _schema(uri: str) -> pa.Schema:
     try:
         return pq.read_schema(path, filesystem=filesystem)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"data: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
 
 
-def _read(uri: str, stem: str) -> pa.Table:
-    """Returns uri, base name and label of each row of a file."""
-    schema = _schema(uri)
-    image, label = parquet.image_column(schema), _label_column(uri, schema)
-    if image is None:
-        raise UserError(f"data: {uri} has no column of images among {', '.join(schema.names)}")
-    path = image.replace(".bytes", ".path")
-    has_path = "." in path and schema.field(image.partition(".")[0]).type.get_field_index("path") >= 0
+def _read(uri: str, stem: str) -> _File:
     filesystem, place = storage.open_uri(uri)
-    columns = [label, path] if has_path else [label]
     try:
-        rows = pq.ParquetFile(place, filesystem=filesystem).read(columns=columns)
+        with pq.ParquetFile(place, filesystem=filesystem) as file:
+            schema = file.schema_arrow
+            image, label = _image_column(uri, schema), _label_column(uri, schema)
+            parquet.check_groups(uri, file.metadata, image)
+            paths = _path_columns(schema, image)
+            rows = file.read(columns=[label, *paths])
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"data: {uri} cannot be read: {str(error).splitlines()[0]}") from error
-    labels = _checked_labels(uri, rows[label])
+        raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
+    labels, names = _checked_labels(uri, rows[label]), _base_names(rows, paths, stem)
+    table = pa.table({"uri": locators.rows(uri, rows.num_rows), "name": names, "label": labels})
+    return _File(uri, _class_names(schema), table)
+
+
+def _base_names(rows: pa.Table, paths: list[str], stem: str) -> pa.ChunkedArray:
+    """What the images' files were called; where that is not known, the stem and the number of the row."""
     numbers = pa.array(range(rows.num_rows), pa.int64()).cast(pa.string())
-    paths = _flat(rows[image.partition(".")[0]]) if has_path else pa.nulls(rows.num_rows, pa.string())
-    base = pc.replace_substring_regex(paths, r"^.*[/\\]", "")
+    stored = _flat(rows[paths[0].partition(".")[0]]) if paths else pa.nulls(rows.num_rows, pa.string())
+    base = pc.replace_substring_regex(stored, r"^.*[/\\]", "")
     base = pc.if_else(pc.equal(base, ""), pa.scalar(None, pa.string()), base)
-    fallback = pc.binary_join_element_wise(stem, numbers, "-")
-    uris = pc.binary_join_element_wise(locators.row(uri, 0)[:-1], numbers, "")
-    return pa.table({"uri": uris, "name": pc.coalesce(base, fallback), "label": labels})
+    return pc.coalesce(base, pc.binary_join_element_wise(stem, numbers, "-"))
+
+
+def _image_column(uri: str, schema: pa.Schema) -> str:
+    found = parquet.image_columns(schema)
+    if len(found) != 1:
+        which = f"{len(found)} columns of images, none of them called image," if found else "no column of images"
+        raise UserError(f"data: {uri} has {which} among {', '.join(schema.names)}")
+    return found[0]
+
+
+def _path_columns(schema: pa.Schema, image: str) -> list[str]:
+    """The column of the images' paths, if there is one."""
+    name, inside, _ = image.partition(".")
+    return [f"{name}.path"] if inside and schema.field(name).type.get_field_index("path") >= 0 else []
 
 
 def _flat(images: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -120,6 +145,17 @@ def _class_names(schema: pa.Schema) -> list[str] | None:
     return [str(name) for name in listed] if listed else None
 
 
+def _common_names(files: Sequence[_File]) -> list[str] | None:
+    """The names that all of the files have for their labels."""
+    first, *others = files
+    for file in others:
+        for label, (said, name) in enumerate(zip_longest(first.names or [], file.names or [])):
+            if said != name:
+                here, there = (f"called {each!r}" if each is not None else "not named" for each in (name, said))
+                raise UserError(f"data: label {label} is {here} in {file.uri}, {there} in {first.uri}")
+    return first.names
+
+
 def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
     try:
         said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -139,7 +175,7 @@ def _rows(split: str, found: pa.Table, known: Classes) -> pa.Table:
 
 def _without_wnid(names: pa.ChunkedArray, class_ids: pa.ChunkedArray) -> pa.ChunkedArray:
     """Drops a class id that was put behind ILSVRC's own name, so that the image has the same id in each layout."""
-    parts = pc.extract_regex(names, r"^(?P<name>.+)_(?P<class_id>n\d{8})(?P<ending>\.\w+)$")
+    parts = pc.extract_regex(names, rf"^(?P<name>.+)_(?P<class_id>{classes.WNID.pattern})(?P<ending>\.\w+)$")
     added = pc.fill_null(pc.equal(pc.struct_field(parts, "class_id"), class_ids), False)
     plain = pc.binary_join_element_wise(pc.struct_field(parts, "name"), pc.struct_field(parts, "ending"), "")
     return pc.if_else(added, plain, names)

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes, folders, imagefolder, listing, locators
+from ddps_ray.sources import classes, folders, imagefolder
+from ddps_ray.sources.classes import WNID
 from ddps_ray.sources.listing import Classes, Listing
 
 USUAL = (
@@ -21,13 +22,12 @@ USUAL = (
 
 _KEY = "data.ground_truth"
 _META = "meta.mat"
-_WNID = re.compile(r"n\d{8}")
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether the training images are in folders by WordNet id, and those of another split in no class folders."""
     train, *others = [split for split in splits if folders.is_folder(storage.join(root, split))] or [""]
-    if train != splits[0] or not any(map(_WNID.fullmatch, _inner(root, train))):
+    if train != splits[0] or not any(map(WNID.fullmatch, _inner(root, train))):
         return False
     return any(not _inner(root, split) and _has_images(root, split) for split in others)
 
@@ -78,15 +78,7 @@ def _flat(root: str, split: str, known: Classes, ground_truth: str | None) -> tu
     for name in images:
         if owners[name] not in known.labels:
             raise UserError(f"{_KEY}: {table}: {name} is of class {owners[name]}, which the training split lacks")
-    ordered = sorted((owners[name], name) for name in images)
-    rows = listing.rows(
-        split,
-        [f"{split}/{class_id}/{name}" for class_id, name in ordered],
-        [locators.whole(storage.join(folder, name)) for _, name in ordered],
-        [class_id for class_id, _ in ordered],
-        known,
-    )
-    return rows, len(present) - len(images)
+    return folders.rows(split, folder, {name: owners[name] for name in images}, known), len(present) - len(images)
 
 
 def _usual(root: str, split: str) -> str:
@@ -103,7 +95,7 @@ def _owners(table: str, images: list[str]) -> dict[str, str]:
     """Class of each image, by what the file says."""
     lines = [re.split(r"[,\s]+", line.strip()) for line in folders.read_text(table, _KEY).splitlines() if line.strip()]
     if lines and len(lines[0]) > 1:
-        header = _WNID.fullmatch(lines[0][1]) is None and not lines[0][1].isdigit()
+        header = WNID.fullmatch(lines[0][1]) is None and not lines[0][1].isdigit()
         return _by_name(table, lines[1:] if header else lines, images)
     return dict(zip(images, _in_order(table, [line[0] for line in lines], len(images)), strict=True))
 
@@ -115,7 +107,7 @@ def _by_name(table: str, lines: list[list[str]], images: list[str]) -> dict[str,
         image = by_stem.get(_stem(name))
         if image is None:
             raise UserError(f"{_KEY}: {table} has {name}, which is not among the images")
-        if not _WNID.fullmatch(class_id):
+        if not WNID.fullmatch(class_id):
             raise UserError(f"{_KEY}: {table}: {name} has {class_id!r}, which is no WordNet id")
         if owners.setdefault(image, class_id) != class_id:
             raise UserError(f"{_KEY}: {table} has two classes for {name}")
@@ -134,10 +126,10 @@ def _in_order(table: str, lines: list[str], count: int) -> list[str]:
     """Class ids of the images in the order of their names."""
     if len(lines) != count:
         raise UserError(f"{_KEY}: {table} has {len(lines)} lines for {count} images")
-    if all(map(_WNID.fullmatch, lines)):
+    if all(map(WNID.fullmatch, lines)):
         return lines
     if not all(line.isdigit() for line in lines):
-        number, odd = next((n, line) for n, line in enumerate(lines, 1) if not _WNID.fullmatch(line))
+        number, odd = next((n, line) for n, line in enumerate(lines, 1) if not WNID.fullmatch(line))
         raise UserError(f"{_KEY}: {table}, line {number}: {odd!r} is no WordNet id")
     # Numbers may count the classes in the order of the devkit or in that of the WordNet ids: only its own table tells.
     wnids = _devkit(table)

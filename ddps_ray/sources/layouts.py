@@ -57,6 +57,7 @@ def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
     Raises:
         UserError: The folder is not there, cannot be listed, or has nothing of what a layout has.
     """
+    folders.forget()
     folders.check_root(root)
     if layout != AUTO:
         return layout
@@ -76,4 +77,7 @@ def list_images(
     Raises:
         UserError: As in `Layout.list_images` and `listing.check`.
     """
-    return listing.check(LAYOUTS[layout].list_images(root, splits, names, ground_truth))
+    try:
+        return listing.check(LAYOUTS[layout].list_images(root, splits, names, ground_truth))
+    finally:
+        folders.forget()

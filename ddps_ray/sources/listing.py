@@ -24,6 +24,12 @@ BOXES = pa.schema(
 )
 
 
+_UNFIT_CLASS = r"^\.{0,2}$|[/\\\p{Cc}]"
+"""Class ids that cannot be a folder's name: a distilled set has a folder of each class, which is removed and made."""
+
+_UNFIT_IMAGE = r"(^|/)\.\.(/|$)|\p{Cc}"
+
+
 @dataclass(frozen=True)
 class Classes:
     """The classes of a data set.
@@ -79,15 +85,21 @@ def check(listing: Listing) -> Listing:
     """Returns a listing unchanged if later stages can rely on it.
 
     Raises:
-        UserError: A split is empty, an id is empty or not unique, or a later split has a class that the first one,
-            the training split, lacks.
+        UserError: A split is empty, an id is empty, not unique, or leads out of a folder, or a later split has a class
+            that the first one, the training split, lacks.
     """
     trained: set[str] | None = None
     for split, table in listing.splits.items():
         if not table.num_rows:
             raise UserError(f"data: split {split!r} has no images")
+        classes = table["class_id"].unique()
+        if (unfit := _first(classes, _UNFIT_CLASS)) is not None:
+            raise UserError(
+                f"data: class id {unfit!r} cannot be a folder's name: it is empty, . or .., or has /, \\ or a control "
+                "character"
+            )
         _check_ids(table)
-        class_ids = set(table["class_id"].unique().to_pylist())
+        class_ids = set(classes.to_pylist())
         trained = class_ids if trained is None else trained
         if lacking := sorted(class_ids - trained):
             raise UserError(f"data: split {split!r} has class {lacking[0]}, of which the training split has no images")
@@ -98,12 +110,20 @@ def _check_ids(table: pa.Table) -> None:
     ids = table["image_id"]
     if pc.any(pc.equal(ids, "")).as_py():
         raise UserError("data: an image's id is empty")
+    if (unfit := _first(ids, _UNFIT_IMAGE)) is not None:
+        raise UserError(f"data: image id {unfit!r} has a part .. or a control character")
     if pc.count_distinct(ids).as_py() == len(ids):
         return
     counts = pc.value_counts(ids.combine_chunks())
     double = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")[0]
     where = table.filter(pc.equal(ids, double))["uri"].slice(0, 2).to_pylist()
     raise UserError(f"data: two images have the id {double.as_py()}: {' and '.join(where)}")
+
+
+def _first(values: Any, pattern: str) -> str | None:
+    """The first of the texts in which a pattern is found."""
+    place = pc.index(pc.match_substring_regex(values, pattern), True).as_py()
+    return None if place < 0 else str(values[place].as_py())
 
 
 def boxes(found: Iterable[tuple[str, int, int, int, int]]) -> pa.Table:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 Kind = Literal["bytes", "planes", "row"]
 
 _FRAGMENT = re.compile(r"#(?:(?P<kind>bytes|planes)=(?P<start>\d+)\+(?P<length>\d+)|row=(?P<row>\d+))")
@@ -47,6 +50,12 @@ def part(uri: str, kind: Literal["bytes", "planes"], start: int, length: int) ->
 def row(uri: str, number: int) -> str:
     """Locates a row of a Parquet file, counted from 0."""
     return f"{uri}#row={number}"
+
+
+def rows(uri: str, count: int) -> pa.StringArray:
+    """Locates each of the first `count` rows of a Parquet file."""
+    numbers = pa.array(range(count), pa.int64()).cast(pa.string())
+    return pc.binary_join_element_wise(row(uri, 0).removesuffix("0"), numbers, "")
 
 
 def whole(path: str) -> str:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ddps_ray import schemas, storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import classes, folders, listing, locators
 from ddps_ray.sources.listing import Classes, Listing
 
@@ -86,9 +86,8 @@ def _read(root: str, split: str, paths: list[str]) -> pa.Table:
         try:
             rows = pq.ParquetFile(place, filesystem=filesystem).read(columns=[*_COLUMNS, "split"])
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"data: {uri} cannot be read: {str(error).splitlines()[0]}") from error
-        numbers = pa.array(range(rows.num_rows), pa.int64()).cast(pa.string())
-        rows = rows.append_column("uri", pc.binary_join_element_wise(locators.row(uri, 0)[:-1], numbers, ""))
+            raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
+        rows = rows.append_column("uri", locators.rows(uri, rows.num_rows))
         tables.append(rows.filter(pc.equal(rows["split"], split)).select([*_COLUMNS, "uri"]))
     if not tables:
         raise UserError(f"data: {root} has no files of the split {split!r}")

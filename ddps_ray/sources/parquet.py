@@ -1,5 +1,6 @@
 """Images that are rows of Parquet files: the row group is read once for all of its rows, and of it the images only."""
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -13,37 +14,54 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ddps_ray import storage
-from ddps_ray.errors import BadImage
+from ddps_ray.errors import BadImage, UserError, first_line
 
 T = TypeVar("T")
 _FILES = 64
 _GROUPS = 4  # a window of images in threads straddles two; a group of a hundred photographs is some 11 MB
+_GROUPS_BYTES = 512 * 2**20
+_LARGEST_GROUP = 2**30
+_USUAL = ("image", "img")
 
 
 class Kept(Generic[T]):
     """The last few values, each made once, however many threads ask for it at the same time."""
 
-    def __init__(self, most: int) -> None:
-        """Keeps at most so many values."""
-        self._most = most
+    def __init__(self, most: int, most_bytes: float = math.inf) -> None:
+        """Keeps at most so many values, of so many bytes together; but always the last one."""
+        self._most, self._most_bytes = most, most_bytes
         self._lock = threading.Lock()
         self._futures: OrderedDict[Hashable, Future[T]] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
         # A child process inherits the lock as it is, and waits for threads that it does not have.
         os.register_at_fork(after_in_child=self._forget)
 
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Returns the value of a key, made by `make` if it is not kept; what that raises is raised, and not kept."""
+    def get(self, key: Hashable, make: Callable[[], T], size: int = 0) -> T:
+        """Returns the value of a key, made by `make` if it is not kept; what that raises is raised, and not kept.
+
+        Args:
+            key: What the value is of.
+            make: Makes it.
+            size: Its bytes.
+        """
         with self._lock:
             future = self._futures.get(key)
             mine = future is None
             if future is None:
                 future = self._futures[key] = Future()
-                while len(self._futures) > self._most:
-                    self._futures.popitem(last=False)
+                self._sizes[key] = size
+                self._let_go()
             self._futures.move_to_end(key)
         if mine:
             self._fill(key, future, make)
         return future.result()
+
+    def _let_go(self) -> None:
+        """Lets go of those that were asked for longest ago, where there are too many or they are too large."""
+        while len(self._futures) > 1 and (
+            len(self._futures) > self._most or sum(map(self._sizes.__getitem__, self._futures)) > self._most_bytes
+        ):
+            self._sizes.pop(self._futures.popitem(last=False)[0])
 
     def _fill(self, key: Hashable, future: "Future[T]", make: Callable[[], T]) -> None:
         try:
@@ -51,11 +69,12 @@ class Kept(Generic[T]):
         except BaseException as error:  # noqa: BLE001 - raised by result() in every thread that waits
             with self._lock:
                 self._futures.pop(key, None)
+                self._sizes.pop(key, None)
             future.set_exception(error)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._futures = OrderedDict()
+        self._futures, self._sizes = OrderedDict(), {}
 
 
 @dataclass(frozen=True)
@@ -66,7 +85,7 @@ class _File:
 
 
 _files: Kept[_File] = Kept(_FILES)
-_groups: Kept[pa.ChunkedArray] = Kept(_GROUPS)
+_groups: Kept[pa.ChunkedArray] = Kept(_GROUPS, _GROUPS_BYTES)
 
 
 def read_row(uri: str, row: int) -> bytes:
@@ -80,7 +99,8 @@ def read_row(uri: str, row: int) -> bytes:
     group = int(np.searchsorted(file.ends, row, side="right"))
     if group == len(file.ends):
         raise BadImage(f"cannot be read: row {row} is past the end, the file has {file.metadata.num_rows} rows")
-    images = _groups.get((uri, group), lambda: _read_group(uri, file, group))
+    size = _group_bytes(file.metadata, group, file.column)
+    images = _groups.get((uri, group), lambda: _read_group(uri, file, group), size)
     first = int(file.ends[group]) - file.metadata.row_group(group).num_rows
     value = images[row - first].as_py()
     if value is None:
@@ -88,16 +108,43 @@ def read_row(uri: str, row: int) -> bytes:
     return bytes(value)
 
 
-def image_column(schema: pa.Schema) -> str | None:
-    """Path of the column that has encoded images: a binary `image`, or the bytes of a struct of bytes and path."""
-    for field in schema:
-        if field.name == "image" and _is_binary(field.type):
-            return "image"
-        if pa.types.is_struct(field.type):
-            place = field.type.get_field_index("bytes")
-            if place >= 0 and _is_binary(field.type.field(place).type):
-                return f"{field.name}.bytes"
-    return None
+def image_columns(schema: pa.Schema) -> list[str]:
+    """Paths of the columns that may have the encoded images: the bytes of structs of bytes and path, or a binary one.
+
+    A column `image` is the only one, and so is `img`; without them, which of several it is cannot be known.
+    """
+    found = {field.name: path for field in schema if (path := _encoded(field)) is not None}
+    for name in _USUAL:
+        if name in found:
+            return [found[name]]
+    return list(found.values())
+
+
+def check_groups(uri: str, metadata: pq.FileMetaData, column: str) -> None:
+    """Sees to it that each row group of a file can be read whole.
+
+    Raises:
+        UserError: One is too large.
+    """
+    for group in range(metadata.num_row_groups):
+        if (size := _group_bytes(metadata, group, column)) > _LARGEST_GROUP:
+            raise UserError(
+                f"data: {uri}: the images of row group {group} have {size / 2**30:.1f} GiB, and a group is read whole: "
+                "write the file with smaller row groups, e.g. of 100 rows"
+            )
+
+
+def _group_bytes(metadata: pq.FileMetaData, group: int, column: str) -> int:
+    row_group = metadata.row_group(group)
+    columns = (row_group.column(number) for number in range(row_group.num_columns))
+    return sum(each.total_uncompressed_size for each in columns if each.path_in_schema == column)
+
+
+def _encoded(field: pa.Field) -> str | None:
+    if not pa.types.is_struct(field.type):
+        return str(field.name) if field.name in _USUAL and _is_binary(field.type) else None
+    place = field.type.get_field_index("bytes")
+    return f"{field.name}.bytes" if place >= 0 and _is_binary(field.type.field(place).type) else None
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -109,14 +156,16 @@ def _open(uri: str) -> _File:
     with filesystem.open_input_file(path) as source:
         try:
             parquet = pq.ParquetFile(source)
-        except pa.ArrowInvalid as error:
-            raise BadImage(f"cannot be read: {str(error).splitlines()[0]}") from error
-        column = image_column(parquet.schema_arrow)
-        if column is None:
-            raise BadImage(f"cannot be read: no column of images among {', '.join(parquet.schema_arrow.names)}")
+        except (pa.ArrowInvalid, OSError) as error:
+            if not storage.is_garbled(error):
+                raise
+            raise BadImage(f"cannot be read: {first_line(error)}") from error
+        columns, names = image_columns(parquet.schema_arrow), ", ".join(parquet.schema_arrow.names)
+        if len(columns) != 1:
+            raise BadImage(f"cannot be read: {len(columns) or 'no'} columns of images among {names}")
         metadata = parquet.metadata
     sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    return _File(metadata, column, np.cumsum(sizes, dtype=np.int64))
+    return _File(metadata, columns[0], np.cumsum(sizes, dtype=np.int64))
 
 
 def _read_group(uri: str, file: _File, group: int) -> pa.ChunkedArray:
@@ -127,7 +176,7 @@ def _read_group(uri: str, file: _File, group: int) -> pa.ChunkedArray:
             rows = parquet.read_row_group(group, columns=[file.column], use_threads=False).column(0)
         except (OSError, pa.ArrowException) as error:  # Arrow calls damaged pages an OSError, too
             _read_raw(source, file.metadata.row_group(group))
-            raise BadImage(f"cannot be read: row group {group}: {str(error).splitlines()[0]}") from error
+            raise BadImage(f"cannot be read: row group {group}: {first_line(error)}") from error
     if pa.types.is_struct(rows.type):  # flatten, unlike field, makes the bytes of a null struct null
         rows = pa.chunked_array([chunk.flatten()[0] for chunk in rows.chunks])
     return rows

@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes, folders, imagefolder, listing, locators
+from ddps_ray.sources import classes, folders, imagefolder, listing
 from ddps_ray.sources.listing import Classes, Listing
 
 _IMAGES = "images"
@@ -84,14 +84,7 @@ def _flat(root: str, split: str, known: Classes) -> tuple[pa.Table, list[Box], i
     for name in images:
         if name not in owners:
             raise UserError(f"data: {table} has no line for {name}")
-    ordered = sorted((owners[name], name) for name in images)
-    rows = listing.rows(
-        split,
-        [f"{split}/{class_id}/{name}" for class_id, name in ordered],
-        [locators.whole(storage.join(folder, name)) for _, name in ordered],
-        [class_id for class_id, _ in ordered],
-        known,
-    )
+    rows = folders.rows(split, folder, {name: owners[name] for name in images}, known)
     return rows, boxes, len(present) - len(images)
 
 

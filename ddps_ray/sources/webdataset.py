@@ -1,23 +1,26 @@
 """The WebDataset layout: tar shards of images with a `.cls` file each, read in place and never extracted."""
 
+import io
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddps_ray import storage
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import classes, containers, listing, locators
 from ddps_ray.sources.listing import Classes, Listing
 
 SUFFIX = ".tar"
 _IMAGES = ("jpg", "jpeg", "png")
 _LONGEST_LABEL = 4096
-_THREADS = 16
+_THREADS = 32
+_BUFFER = 8192  # bytes of a request: behind an image, a label with its header and the next header are in one
 _NUMBER = re.compile(r"-?\d+")
 
 
@@ -51,8 +54,8 @@ def list_images(
         ground_truth: Not used.
 
     Raises:
-        UserError: There are no shards of a split, one is no tar file, numbers and class ids are mixed, or a class has
-            no name.
+        UserError: There are no shards of a split, one is no tar file, numbers and class ids are mixed, two labels would
+            be one class, or a class has no name.
     """
     files = containers.of_splits(root, SUFFIX, splits)
     found = {split: _read_all(root, paths) for split, paths in files.items()}
@@ -87,8 +90,8 @@ def _read(uri: str) -> _Shard:
     shard = _Shard()
     filesystem, path = storage.open_uri(uri)
     try:
-        with filesystem.open_input_file(path) as file:
-            for member, text in _members(uri, file, shard):
+        with filesystem.open_input_file(path) as stored, io.BufferedReader(stored, _BUFFER) as file:
+            for member, text in _members(uri, file, stored.size(), shard):
                 key, _, ending = member.name.rpartition(".")
                 if ending.lower() == "cls":
                     labels[key] = text
@@ -96,15 +99,14 @@ def _read(uri: str) -> _Shard:
                     place = locators.part(uri, "bytes", member.offset_data, member.size)
                     images.append((key, _printable(member.name), place))
     except OSError as error:
-        raise UserError(f"data: {uri} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
     _pair(uri, images, labels, shard)
     return shard
 
 
-def _members(uri: str, file: pa.NativeFile, shard: _Shard) -> "list[tuple[tarfile.TarInfo, str]]":
+def _members(uri: str, file: BinaryIO, size: int, shard: _Shard) -> list[tuple[tarfile.TarInfo, str]]:
     """Returns the regular files of a tar file, with the text of those that are labels."""
     found: list[tuple[tarfile.TarInfo, str]] = []
-    size = file.size()
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it has nothing of its own to close
         for member in tar:
@@ -131,10 +133,10 @@ def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> str:
     return stored.read(_LONGEST_LABEL).decode("utf-8", "replace").strip() if stored else ""
 
 
-def _ends_well(file: pa.NativeFile, end: int) -> bool:
+def _ends_well(file: BinaryIO, end: int) -> bool:
     """Whether nothing but zeros follows the last member, or nothing at all."""
     file.seek(end)
-    return not bytes(file.read(tarfile.BLOCKSIZE)).strip(b"\0")
+    return not file.read(tarfile.BLOCKSIZE).strip(b"\0")
 
 
 def _pair(uri: str, images: list[tuple[str, str, str]], labels: dict[str, str], shard: _Shard) -> None:
@@ -171,7 +173,14 @@ def _numbered(root: str, tags: Mapping[str, pa.ChunkedArray], names: Mapping[str
 def _named(
     root: str, splits: Sequence[str], tags: Mapping[str, pa.ChunkedArray], names: Mapping[str, str] | None
 ) -> Classes:
-    every = {split: {classes.safe(tag) for tag in column.unique().to_pylist()} for split, column in tags.items()}
+    meant: dict[str, str] = {}
+    every: dict[str, set[str]] = {split: set() for split in splits}
+    for split, column in tags.items():
+        for tag in column.unique().to_pylist():
+            class_id = classes.safe(tag)
+            every[split].add(class_id)
+            if meant.setdefault(class_id, tag) != tag:
+                raise UserError(f"data: {root}: the labels {meant[class_id]!r} and {tag!r} would both be {class_id!r}")
     for split in splits[1:]:
         if lacking := sorted(every[split] - every[splits[0]]):
             raise UserError(f"data: {root}: {split!r} has class {lacking[0]}, which the training split does not have")

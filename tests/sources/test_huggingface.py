@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes, huggingface, layouts, listing
+from ddps_ray.sources import classes, huggingface, layouts, listing, reading
 from tests.sources.datasets import hf_table
 
 IMAGENET = classes.read("imagenet-1k")
@@ -99,6 +99,50 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: s
         ids(write(tmp_path, table))
     assert str(tmp_path) in str(caught.value) or "two images" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ape", "cat"], r"label 1 is called 'cat' in .*val\.parquet, called 'bee' in .*train-00000-of-00001\.parquet"),
+        (["ape", "bee"], r"label 2 is not named in .*val\.parquet, called 'cat' in"),
+        (None, r"label 0 is not named in .*val\.parquet, called 'ape' in"),
+    ],
+)
+def test_a_file_that_names_its_labels_otherwise_is_refused(tmp_path: Path, names: list[str] | None, said: str) -> None:
+    write(tmp_path, hf_table(cells("a.jpg", "b.jpg"), [0, 1], ["ape", "bee", "cat"]))
+    write(tmp_path, hf_table(cells("c.jpg", "d.jpg"), [0, 1], names), "val")
+    with pytest.raises(UserError, match=said):
+        huggingface.list_images(str(tmp_path), ["train", "val"])
+
+
+def test_masks_beside_the_images_are_not_taken_for_them(tmp_path: Path) -> None:
+    def columns(*names: str) -> pa.Table:
+        plain = hf_table([{"bytes": b"image", "path": "a.jpg"}], [0], ["ape"])
+        masks = hf_table([{"bytes": b"mask", "path": "m.png"}], [0], None)["image"]
+        found = {"mask": masks, **dict.fromkeys(names, plain["image"]), "label": plain["label"]}
+        return pa.table(found, metadata=plain.schema.metadata)
+
+    for name in ("image", "img"):
+        root = write(tmp_path / name, columns(name))
+        assert ids(root) == ["train/ape/a.jpg"]
+        rows = huggingface.list_images(str(root), ["train"]).splits["train"]
+        assert reading.read_encoded(rows["uri"][0].as_py()) == b"image"
+    root = write(tmp_path / "photo", columns("photo"))
+    assert layouts.find(str(root), ["train"]) == "huggingface"
+    with pytest.raises(
+        UserError, match=r"parquet has 2 columns of images, none of them called image, among mask, photo"
+    ):
+        ids(root, {"ape": "ape"})
+
+
+def test_a_row_group_that_is_too_large_to_be_read_whole_is_named(tmp_path: Path) -> None:
+    table = pa.concat_tables([hf_table([{"bytes": bytes(2**26), "path": "a.jpg"}], [0], ["ape"])] * 17)
+    pq.write_table(table, tmp_path / "train.parquet", compression="lz4", use_dictionary=False, write_statistics=False)
+    with pytest.raises(
+        UserError, match=r"train\.parquet: the images of row group 0 have 1\.1 GiB, .* smaller row groups"
+    ):
+        ids(tmp_path)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

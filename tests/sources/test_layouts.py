@@ -5,6 +5,7 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ddps_ray import imaging, schemas
@@ -12,6 +13,7 @@ from ddps_ray.config import Data
 from ddps_ray.errors import UserError
 from ddps_ray.sources import layouts, listing, reading
 from ddps_ray.sources.listing import Classes, Listing
+from tests.sources import datasets
 from tests.sources.datasets import WRITERS, Images
 
 SPLITS = ["train", "val"]
@@ -107,6 +109,9 @@ def _listing(ids: list[str], val: str = "a") -> Listing:
     [
         (_listing(["x", "y", "x"]), "two images have the id x: place 0 and place 2"),
         (_listing(["x", ""]), "an image's id is empty"),
+        (_listing(["x", "train/a/../x"]), r"image id 'train/a/\.\./x' has a part \.\. or a control"),
+        (_listing([".."]), r"image id '\.\.' has a part"),
+        (_listing(["x\ny"]), r"image id 'x\\ny' has a part \.\. or a control character"),
         (_listing([]), "split 'train' has no images"),
         (_listing(["x"], "b"), "split 'val' has class b, of which the training split has no images"),
     ],
@@ -114,6 +119,29 @@ def _listing(ids: list[str], val: str = "a") -> Listing:
 def test_a_listing_that_later_stages_could_not_use_is_refused(bad: Listing, said: str) -> None:
     with pytest.raises(UserError, match=said):
         listing.check(bad)
+
+
+@pytest.mark.parametrize("class_id", ["", ".", "..", "../up", "a/b", "a\\b", "a\nb", "a\0", "a\x85"])
+def test_a_class_that_could_not_be_a_folder_is_refused_whoever_names_it(class_id: str, tmp_path: Path) -> None:
+    numbered, packed = tmp_path / "numbered", tmp_path / "packed"
+    datasets.put(numbered / "train.parquet", "")
+    pq.write_table(datasets.hf_table([{"bytes": b"x", "path": "a.jpg"}], [0], None), numbered / "train.parquet")
+    row = {"image_id": "a", "class_id": class_id, "class_text": "c", "label": 0, "split": "train", "image": b"x"}
+    datasets.put(packed / "packed.json", '{"splits": {"train": 1}}')
+    columns = {name: [row.get(name)] for name in schemas.PACKED.names}
+    pq.write_table(schemas.table(columns, schemas.PACKED), packed / "train-0.parquet")
+    for root, layout in ((numbered, "huggingface"), (packed, "packed")):
+        with pytest.raises(UserError, match="cannot be a folder's name") as caught:
+            layouts.list_images(layout, str(root), ["train"], {class_id: "c"}, None)
+        assert repr(class_id) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("class_id", ["...", "a..b", ".hidden", "hot dog", "ü", "n01440764"])
+def test_any_other_class_is_taken(class_id: str) -> None:
+    known = Classes({class_id: "c"}, {class_id: 0})
+    found = Listing({"train": listing.rows("train", ["x..jpg"], ["x"], [class_id], known)}, known.texts, 0)
+    assert listing.check(found) is found
 
 
 def test_rows_are_manifest_rows_whatever_the_columns_are_made_of() -> None:

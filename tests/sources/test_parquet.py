@@ -12,6 +12,7 @@ import pytest
 
 from ddps_ray.errors import BadImage
 from ddps_ray.sources import parquet
+from tests.test_shards import GARBLED_FOOTER
 
 IMAGES = [f"image {n}".encode() * 50 for n in range(25)]
 
@@ -42,8 +43,16 @@ def test_a_flat_column_of_images_is_one_too(tmp_path: Path) -> None:
 
 def test_what_is_no_file_of_images_is_said(tmp_path: Path, nested: Path) -> None:
     (tmp_path / "text.parquet").write_text("no Parquet at all")
+    (tmp_path / "garbled.parquet").write_bytes(GARBLED_FOOTER)
+    kind = pa.struct([("bytes", pa.binary())])
+    pq.write_table(pa.table({"a": pa.array([None], kind), "b": pa.array([None], kind)}), tmp_path / "two.parquet")
     pq.write_table(pa.table({"image": ["path.jpg"]}), tmp_path / "paths.parquet")
-    for name, said in (("text", "cannot be read: Parquet"), ("paths", "no column of images among image")):
+    for name, said in (
+        ("text", "cannot be read: Parquet"),
+        ("garbled", "cannot be read: Couldn't deserialize thrift"),
+        ("paths", "no columns of images among image"),
+        ("two", "2 columns of images among a, b"),
+    ):
         with pytest.raises(BadImage, match=said):
             parquet.read_row(str(tmp_path / f"{name}.parquet"), 0)
     with pytest.raises(FileNotFoundError):
@@ -81,6 +90,19 @@ def test_a_value_is_made_once_for_all_threads_and_the_oldest_is_let_go() -> None
     for name in "babca":  # a was let go when c came, since b had been asked for after it
         kept.get(name, lambda name=name: make(name))  # type: ignore[misc]
     assert made == ["a", "b", "c", "a"]
+
+
+def test_large_values_are_let_go_sooner_but_for_the_last() -> None:
+    kept: parquet.Kept[str] = parquet.Kept(4, 100)
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return name
+
+    for name, size in (("a", 60), ("b", 40), ("a", 60), ("c", 60), ("b", 40), ("d", 500), ("d", 500), ("b", 40)):
+        assert kept.get(name, lambda name=name: make(name), size) == name  # type: ignore[misc]
+    assert made == ["a", "b", "c", "b", "d", "b"], "c let go of b and of a, d of all, and is kept itself"
 
 
 def test_a_failure_is_not_kept() -> None:

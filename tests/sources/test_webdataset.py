@@ -44,6 +44,13 @@ def test_text_is_a_class_id_and_labels_are_in_its_order(tmp_path: Path) -> None:
         listed(tmp_path)
 
 
+def test_two_labels_that_would_be_one_class_are_named(tmp_path: Path) -> None:
+    tar(tmp_path / "train.tar", {"1.cls": b"cat/big", "1.jpg": b"", "2.cls": b"dog", "2.jpg": b""})
+    tar(tmp_path / "val.tar", {"1.cls": b"cat_big", "1.jpg": b""})
+    with pytest.raises(UserError, match="the labels 'cat/big' and 'cat_big' would both be 'cat_big'"):
+        webdataset.list_images(str(tmp_path), ["train", "val"])
+
+
 def test_what_has_no_partner_is_skipped_and_said(tmp_path: Path) -> None:
     members = {"1.cls": b"a", "1.jpg": b"x", "2.jpg": b"x", "3.cls": b"a", "4.cls": b"", "4.jpg": b"x", "._1.jpg": b"x"}
     tar(tmp_path / "train-0.tar", members)
