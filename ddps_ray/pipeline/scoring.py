@@ -11,6 +11,7 @@ from PIL import Image
 from ddps_ray import imaging, schemas
 from ddps_ray.config import Recipe, Score
 from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
 from ddps_ray.errors import BadImage
 from ddps_ray.pipeline.cluster import answering
@@ -96,9 +97,9 @@ class ScoringActor:
         """Scores images; after an error of the GPU, in whose process nothing works any more, Ray replaces the actor."""
         try:
             return self._scorer.score(items)
-        except torch.OutOfMemoryError:  # not even one latent fits: another actor would have no more room
-            raise
-        except torch.AcceleratorError as error:
+        except RuntimeError as error:
+            if not gpu_failed(error):
+                raise
             self._strikes.add(batch)
             logging.getLogger(__name__).error("the GPU failed, Ray replaces this actor: %s", error)
             os._exit(1)
