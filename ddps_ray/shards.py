@@ -81,6 +81,11 @@ def is_shard(file: fs.FileInfo) -> bool:
     return bool(file.path.endswith(_SUFFIX)) and not file.base_name.startswith(".")
 
 
+def arrange(rows: pa.Table) -> pa.Table:
+    """Sorts the rows of a shard by class, so that a class's rows lie in few row groups."""
+    return rows.sort_by([("class_id", "ascending"), ("image_id", "ascending")])
+
+
 def reconcile(scores: str, commits: str) -> None:
     """Makes the checkpoints say what the shards hold, whatever was killed, whenever.
 

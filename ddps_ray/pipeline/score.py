@@ -18,8 +18,9 @@ from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
+from ddps_ray.pipeline.loading import load
 from ddps_ray.pipeline.progress import Heartbeat, too_many
-from ddps_ray.pipeline.scoring import ScoringActor, arrange, load
+from ddps_ray.pipeline.scoring import ScoringActor
 from ddps_ray.storage import Run
 
 STAGE = "score"
@@ -167,7 +168,7 @@ def _execute(job: Job) -> None:
         )
         scored = loaded.map_batches(job.actor, batch_size=settings.batch, batch_format="pyarrow", **_actors(job))
         shard = scored.repartition(target_num_rows_per_block=job.rows_per_shard, strict=True)
-        shard.map_batches(arrange, batch_size=None, batch_format="pyarrow").write_parquet(
+        shard.map_batches(shards.arrange, batch_size=None, batch_format="pyarrow").write_parquet(
             target,
             filesystem=filesystem,
             schema=schemas.scores(job.geometry.feature_sizes[settings.dift_block]),

@@ -1,4 +1,4 @@
-"""What the workers of stage `score` do: decode images, hold a scorer, arrange rows for the shards."""
+"""The actors of stage `score`: each holds a scorer, and turns loaded rows into score rows."""
 
 import logging
 import os
@@ -6,57 +6,14 @@ import os
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
-from ddps_ray import imaging, schemas
-from ddps_ray.config import Recipe, Score
+from ddps_ray import schemas
+from ddps_ray.config import Recipe
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
-from ddps_ray.errors import BadImage
-from ddps_ray.pipeline.cluster import answering
-from ddps_ray.sources.reading import attempt
+from ddps_ray.pipeline.loading import SIZES
 from ddps_ray.strikes import Strikes
-
-_PIXELS = pa.schema([("pixels", pa.large_binary()), ("error", pa.string())])
-_SIZES = ("width", "height", "scaled_width", "scaled_height")
-
-
-def load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
-    """Adds to manifest rows the scaled pixels and sizes, or the reason why there are none.
-
-    Args:
-        rows: Manifest rows.
-        settings: The recipe's section.
-        factor: Pixels of the image's side to one latent position.
-
-    Raises:
-        UserError: The store does not answer, although its client has tried again and again.
-    """
-
-    def prepare(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-        return image, imaging.scale(image, settings.size, factor, settings.max_aspect)
-
-    with answering():
-        results = attempt(rows.column("uri").to_pylist(), prepare)
-    columns: dict[str, list[object]] = {name: [] for name in (*_PIXELS.names, *_SIZES)}
-    for result in results:
-        bad = isinstance(result, BadImage)
-        columns["error"].append(str(result) if bad else None)
-        columns["pixels"].append(None if isinstance(result, BadImage) else result[1].tobytes())
-        sizes = [None] * 4 if isinstance(result, BadImage) else [*result[0].size, *result[1].size]
-        for name, size in zip(_SIZES, sizes, strict=True):
-            columns[name].append(size)
-    for field in _PIXELS:
-        rows = rows.append_column(field, pa.array(columns[field.name], field.type))
-    for name in _SIZES:
-        rows = rows.append_column(name, pa.array(columns[name], pa.int32()))
-    return rows
-
-
-def arrange(rows: pa.Table) -> pa.Table:
-    """Sorts the rows of a shard by class, so that a class's rows lie in few row groups."""
-    return rows.sort_by([("class_id", "ascending"), ("image_id", "ascending")])
 
 
 class ScoringActor:
@@ -105,7 +62,7 @@ class ScoringActor:
             os._exit(1)
 
     def _row(self, loaded: dict[str, object], scored: Scored | None) -> dict[str, object]:
-        row = {name: loaded[name] for name in ("image_id", "uri", "class_id", "label", "error", *_SIZES)}
+        row = {name: loaded[name] for name in ("image_id", "uri", "class_id", "label", "error", *SIZES)}
         if scored is None:
             return row
         if not np.isfinite(scored.terms_NHW).all() or not np.isfinite(scored.dift_D).all():

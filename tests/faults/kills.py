@@ -150,7 +150,7 @@ def drivers_killed_in_a_write(made: Scene, there: Cluster, chance: random.Random
             seen.update(file.name for file in made.run_dir.glob("checkpoints/score-*/*.pending.parquet"))
             return len(seen) > wanted
 
-        until(pending, "a shard being written", pause=0.001)
+        until(pending, "a shard being written", pause=0.01)
         kill(psutil.Process(driver.pid))
     made.finish(made.start(there.address))
 
