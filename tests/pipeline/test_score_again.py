@@ -99,7 +99,7 @@ def test_too_many_failures_end_the_job_and_what_is_scored_stays_scored(
     strict, lenient = (_recipe(tmp_path / "run", data, tiny_sd, fraction) for fraction in (0.1, 0.25))
     run = Run(strict.run_dir)
     index.run(strict)
-    with pytest.raises(UserError, match=r"max_error_fraction: 2 of 12 images could not be scored, more than 0\.1;"):
+    with pytest.raises(UserError, match=r"max_error_fraction: 2 of 12 images failed, more than 0\.1;"):
         score.run(strict)
     beat = Beat.read(run)
     assert beat is not None

@@ -147,7 +147,7 @@ def test_a_heartbeat_that_finds_too_many_errors_ends_the_execution(tmp_path: Pat
             held = ray.data.range(1).map_batches(Endless, fn_constructor_args=(over,), batch_format="pyarrow")
             held.materialize()
 
-    with pytest.raises(UserError, match=r"max_error_fraction: 3 of 20 images could not be scored, more than 0\.1;"):
+    with pytest.raises(UserError, match=r"max_error_fraction: 3 of 20 images failed, more than 0\.1;"):
         watched()
     over.touch()
     assert DataContext.get_current().custom_execution_callback_classes == []
