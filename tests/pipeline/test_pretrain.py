@@ -60,11 +60,11 @@ def test_a_killed_pretraining_goes_on_from_its_checkpoint(scenes: Path, tmp_path
     watchdog = threading.Timer(240, first.kill)
     watchdog.start()
     assert first.stdout is not None
-    reached = next((line for line in first.stdout if "unet step 100 of" in line), None)
+    reached = next((line for line in first.stdout if "unet step 200 of" in line), None)
     watchdog.cancel()
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    assert reached is not None, "the training ended before step 100"
+    assert reached is not None, "the training ended before step 200"
     done = subprocess.run(
         [*command, "pretrain", "--config", str(file)], check=True, capture_output=True, text=True, timeout=300
     )
