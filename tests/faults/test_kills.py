@@ -26,14 +26,12 @@ def undisturbed(there: Cluster, scenes: Path, tiny_sd: Path, tmp_path_factory: p
     return made.run_dir
 
 
-# Scorers end in tests/pipeline/test_score_faults.py, drivers in test_job_killed.py; `python -m tests.faults.kills`
-# does all kinds, the head's among them, as often as one likes.
-@pytest.mark.parametrize("kind", ["worker", "write"])
-def test_a_kill_loses_and_repeats_nothing(
-    kind: str, there: Cluster, undisturbed: Path, scenes: Path, tiny_sd: Path, tmp_path: Path
+# Scorers end in tests/pipeline/test_score_faults.py, drivers in test_job_killed.py and tests/stores/test_s3.py;
+# `python -m tests.faults.kills` does all kinds as often as one likes.
+def test_a_lost_worker_node_loses_and_repeats_nothing(
+    there: Cluster, undisturbed: Path, scenes: Path, tiny_sd: Path, tmp_path: Path
 ) -> None:
     made = kills.scene(tmp_path, scenes, tiny_sd)
-    kills.KINDS[kind](made, there, random.Random(0), 1)
+    kills.workers_killed(made, there, random.Random(0), 1)
     cost = kills.check(made, undisturbed)
-    assert cost["rows"] == 120
-    assert cost["attempts"] == {"worker": 1, "write": 2}[kind]
+    assert (cost["rows"], cost["attempts"]) == (120, 1)
