@@ -17,7 +17,7 @@ from ddps_ray.console import say
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.commits import checkpointed
-from ddps_ray.pipeline.progress import too_many
+from ddps_ray.pipeline.progress import counted, too_many
 from ddps_ray.sources import packed, reading
 from ddps_ray.storage import Run
 
@@ -34,7 +34,7 @@ _FORMAT = {
 }
 
 
-def run(recipe: Recipe, out: str) -> None:
+def run(recipe: Recipe, out: str, seconds: float = 10.0) -> None:
     """Copies every image of all splits of the index into `<out>/<split>-….parquet`, as its file is.
 
     A folder so made is a data set of the layout `packed`, with the same ids, classes and labels. A run that was killed
@@ -43,6 +43,7 @@ def run(recipe: Recipe, out: str) -> None:
     Args:
         recipe: The recipe of the run.
         out: Folder or URI, empty or begun by this command.
+        seconds: Interval at which it says how far it is.
 
     Raises:
         UserError: The data set is not indexed, `out` has other files, or those of another index, or too many images
@@ -62,7 +63,7 @@ def run(recipe: Recipe, out: str) -> None:
     if safe := ray.get(_reconcile.remote(out, commits)):
         say(f"pack: {safe} of {indexed['images']} were done before; going on with the others")
     rows = ray.get(_rows_per_file.remote(target.uri))
-    with checkpointed(commits), _in_order():
+    with checkpointed(commits), _in_order(), counted(STAGE, out, indexed["images"], seconds):
         for split in indexed["splits"]:
             _copy(target, split, out, rows)
     summary = ray.get(_conclude.remote(target.uri, out, indexed, recipe.score.max_error_fraction))

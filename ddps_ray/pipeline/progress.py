@@ -1,8 +1,9 @@
-"""How far scoring is: a line at intervals, and the same as JSON in the run directory, where it outlives the cluster."""
+"""How far a job is: a line at intervals; for scoring also JSON in the run directory, where it outlives the cluster."""
 
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -52,6 +53,56 @@ class Watch(ExecutionCallback):  # type: ignore[misc]
             Watch.begun = time.monotonic()
 
 
+class Repeated:
+    """Does something at intervals, in a thread of its own, from its start to its stop."""
+
+    def __init__(self, stage: str, act: Callable[[], None], seconds: float) -> None:
+        """Takes what to do for a stage, and the interval in seconds."""
+        self._stage, self._act, self._seconds = stage, act, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def start(self) -> None:
+        """Begins with a pause."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it, and waits for what is being done."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._seconds):
+            try:
+                self._act()
+            except (OSError, UserError) as error:  # the store is slow to answer; the next time tries again
+                say(f"{self._stage}: no heartbeat: {first_line(error)}")
+
+
+@contextmanager
+def counted(stage: str, folder: str, total: int, seconds: float) -> Iterator[None]:
+    """Within it, says at intervals how many images lie in whole files, which a kill does not lose.
+
+    Args:
+        stage: Whose they are.
+        folder: URI of the files.
+        total: Images there are.
+        seconds: Interval.
+    """
+    footers = shards.Footers(folder)
+
+    def count() -> None:
+        found, _ = footers.look()
+        say(f"{stage}: {sum(file.rows for file in found)} of {total} images in {len(found)} files")
+
+    repeated = Repeated(stage, count, seconds)
+    repeated.start()
+    try:
+        yield
+    finally:
+        repeated.stop()
+
+
 class Heartbeat:
     """While it is open, says and writes how far scoring is; ends it if too many images fail."""
 
@@ -65,11 +116,10 @@ class Heartbeat:
             fraction: Share of them that may fail.
             seconds: Interval between heartbeats.
         """
-        self._run, self._total, self._fraction, self._seconds = run, total, fraction, seconds
+        self._run, self._total, self._fraction = run, total, fraction
         self._footers = shards.Footers(run.path(shards.FOLDER))
         self._scorer = scorer
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._repeated = Repeated("score", self._tell, seconds)
 
     def __enter__(self) -> Self:
         Watch.reset(self._scorer)
@@ -78,26 +128,20 @@ class Heartbeat:
         self._before = self._beat(RUNNING).safe
         if self._before:
             say(f"score: {self._before} of {self._total} were done before; going on with the others")
-        self._thread.start()
+        self._repeated.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
+        self._repeated.stop()
         DataContext.get_current().custom_execution_callback_classes.remove(Watch)
         self._footers = shards.Footers(self._run.path(shards.FOLDER))  # the conclusion may have changed some
         with suppress(OSError, UserError):  # the last beat must hide neither a failure nor a success
             self._beat(FINISHED if kind is None else FAILED)
 
-    def _watch(self) -> None:
-        while not self._stop.wait(self._seconds):
-            try:
-                beat = self._beat(RUNNING)
-            except (OSError, UserError) as error:  # the store is slow to answer; the next beat tries again
-                say(f"score: no heartbeat: {first_line(error)}")
-                continue
-            say(f"score: {beat.line()}")
-            Watch.fatal = too_many(beat.errors, self._total, self._fraction, self._run.path(shards.FOLDER))
+    def _tell(self) -> None:
+        beat = self._beat(RUNNING)
+        say(f"score: {beat.line()}")
+        Watch.fatal = too_many(beat.errors, self._total, self._fraction, self._run.path(shards.FOLDER))
 
     def _beat(self, state: str) -> Beat:
         found, _ = self._footers.look()

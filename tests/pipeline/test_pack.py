@@ -1,6 +1,7 @@
 """Packing on a real Ray: the same data set in a few files, nothing lost, a kill repaired, a second run idle."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def test_a_packed_data_set_is_the_same_data_set(
 ) -> None:
     first = recipe(tmp_path / "run", source)
     index.run(first)
-    pack.run(first, str(tmp_path / "out"))
-    assert "pack: 54 images packed, 0 in quarantine" in capsys.readouterr().out
+    pack.run(first, str(tmp_path / "out"), seconds=0.1)
+    said = capsys.readouterr().out
+    assert re.search(r"^pack: \d+ of 54 images in \d files$", said, re.MULTILINE)
+    assert "pack: 54 images packed, 0 in quarantine" in said
     files = sorted((tmp_path / "out").glob("*.parquet"))
     assert {file.name.partition("-")[0] for file in files} == {"train", "val"}
     assert pq.read_schema(files[0]).equals(schemas.PACKED)
