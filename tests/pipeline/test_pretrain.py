@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from ddps_ray import config
 from ddps_ray.pipeline import index, pretrain, score
 from ddps_ray.storage import Run
+from tests.faults.nodes import until
 
 
 def _write(folder: Path, scenes: Path, unet_steps: int) -> Path:
@@ -51,25 +51,19 @@ def test_a_pretrained_model_scores_its_data(scenes: Path, tmp_path: Path, capsys
 
 
 def test_a_killed_pretraining_goes_on_from_its_checkpoint(scenes: Path, tmp_path: Path) -> None:
-    file = _write(tmp_path, scenes, 400)
+    file = _write(tmp_path, scenes, 800)
     command = [sys.executable, "-m", "ddps_ray.cli"]
     subprocess.run([*command, "index", "--config", str(file)], check=True)
-    first = subprocess.Popen(
-        [*command, "pretrain", "--config", str(file)], stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    watchdog = threading.Timer(240, first.kill)
-    watchdog.start()
-    assert first.stdout is not None
-    reached = next((line for line in first.stdout if "unet step 200 of" in line), None)
-    watchdog.cancel()
+    first = subprocess.Popen([*command, "pretrain", "--config", str(file)], start_new_session=True)
+    kept = tmp_path / "run" / "checkpoints" / "pretrain" / "checkpoint_manager_snapshot.json"  # Ray Train's
+    until(lambda: first.poll() is not None or (kept.exists() and "unet" in kept.read_text()), "a kept checkpoint")
     os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    assert reached is not None, "the training ended before step 200"
+    assert first.wait() == -signal.SIGKILL, "the training was over before"
     done = subprocess.run(
         [*command, "pretrain", "--config", str(file)], check=True, capture_output=True, text=True, timeout=300
     )
     said = [line for line in done.stdout.splitlines() if " step " in line]
     assert not any("vae step" in line for line in said), "the VAE was trained again"
-    assert "unet step 400 of 400" in said[-1]
+    assert "unet step 800 of 800" in said[-1]
     first_step = int(said[0].split("unet step ")[1].split(" ")[0])
     assert first_step > 50, "it began anew"
