@@ -37,7 +37,7 @@ def test_each_layout_gives_the_same_scores(scenes: Path, tiny_sd: Path, tmp_path
         for split in ("train", "val")
     }
     scores = {}
-    for layout in ("imagefolder", "huggingface", "webdataset"):
+    for layout in ("imagefolder", "huggingface", "webdataset", "tiny-imagenet"):
         WRITERS[layout](tmp_path / layout / "data", images)
         recipe = _recipe(tmp_path / layout / "run", tmp_path / layout / "data", tiny_sd)
         index.run(recipe)

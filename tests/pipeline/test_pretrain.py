@@ -56,9 +56,13 @@ def test_a_killed_pretraining_goes_on_from_its_checkpoint(scenes: Path, tmp_path
     subprocess.run([*command, "index", "--config", str(file)], check=True)
     first = subprocess.Popen([*command, "pretrain", "--config", str(file)], start_new_session=True)
     kept = tmp_path / "run" / "checkpoints" / "pretrain" / "checkpoint_manager_snapshot.json"  # Ray Train's
-    until(lambda: first.poll() is not None or (kept.exists() and "unet" in kept.read_text()), "a kept checkpoint")
-    os.killpg(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL, "the training was over before"
+    try:
+        until(lambda: first.poll() is not None or (kept.exists() and "unet" in kept.read_text()), "a kept checkpoint")
+        assert first.poll() is None, "the training was over before"
+    finally:
+        if first.poll() is None:
+            os.killpg(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
     done = subprocess.run(
         [*command, "pretrain", "--config", str(file)], check=True, capture_output=True, text=True, timeout=300
     )
