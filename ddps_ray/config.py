@@ -4,20 +4,19 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
 
-from ddps_ray import storage
+from ddps_ray import mistakes, storage, uris, yaml_values
 from ddps_ray.errors import UserError
+from ddps_ray.yaml_values import Values
 
 _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 """A colon before the path that is not that of a port: S3's clients take a secret there."""
@@ -37,11 +36,30 @@ def place(uri: str) -> str:
     return storage.absolute(uri)
 
 
-Place = Annotated[str, AfterValidator(place)]
+def _place(uri: str) -> str:
+    try:
+        return place(uri)
+    except UserError as error:
+        raise ValueError(str(error)) from error
+
+
+Place = Annotated[str, AfterValidator(_place)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
-Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else place(name))]
+Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else _place(name))]
 """A table of class names: a place, or the packaged one."""
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):  # which is a number to Python, so that `pairs: yes` would be one pair
+        raise ValueError("must be a number, not true or false")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+PositiveInt = Annotated[Int, Field(gt=0)]
+Float = Annotated[float, BeforeValidator(_number)]
+PositiveFloat = Annotated[Float, Field(gt=0)]
+Fraction = Annotated[Float, Field(ge=0, le=1)]
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -51,7 +69,7 @@ Several = Annotated[tuple[Item, ...], Field(min_length=1)]
 class Section(BaseModel):
     """A part of the recipe: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -86,7 +104,7 @@ class Data(Section):
     or the development kit's numbers with meta.mat beside them); by default looked for in the root."""
     per_class: PositiveInt | None = None
     """Train on a random subset of so many images a class (paper, Fig. 6); null takes all."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of that subset."""
 
     @model_validator(mode="after")
@@ -97,7 +115,7 @@ class Data(Section):
 
 
 def _folder_or_name(path: str) -> str:
-    return place(path) if "://" in path or Path(path).expanduser().is_dir() else path
+    return _place(path) if uris.is_uri(path) or Path(path).expanduser().is_dir() else path
 
 
 class Model(Section):
@@ -128,15 +146,15 @@ class Score(Section):
     """An image whose long edge is more than this many short edges goes to quarantine."""
     pairs: PositiveInt = 10
     """N: pairs of noise and time step for each image, the same for both prompts."""
-    timesteps: tuple[int, int] = (100, 700)
+    timesteps: tuple[Int, Int] = (100, 700)
     """Time steps are drawn from [first, second)."""
     prompt: str = "An image of {}"
     """Prompt c; {} is the class name."""
     null_prompt: str = "An image of ."
     """Prompt ∅."""
-    dift_timestep: int = Field(default=161, ge=0, lt=1000)
+    dift_timestep: Int = Field(default=161, ge=0, lt=1000)
     """Time step of the diffusion feature."""
-    dift_block: int = Field(default=1, ge=0)
+    dift_block: Int = Field(default=1, ge=0)
     """U-Net up-block that gives the diffusion feature."""
     dift_input: Literal["patch", "image"] = "patch"
     """Embed the cropped patch by itself, or crop the feature map of the whole image."""
@@ -154,7 +172,7 @@ class Score(Section):
     """Share of the images that may fail; above it the job ends with an error."""
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Scoring actors, fixed or (least, most); by default one a GPU, or one on a machine without GPUs."""
-    gpus: float | None = Field(default=None, ge=0)
+    gpus: Float | None = Field(default=None, ge=0)
     """GPUs an actor; by default 1 if the cluster has any, else 0."""
 
     @model_validator(mode="after")
@@ -180,7 +198,7 @@ class DistilledSet(Section):
     """Images per class."""
     classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of k-means, or of the random choice."""
 
 
@@ -193,7 +211,7 @@ class Distill(Section):
     """M: k-means centres a class."""
     top_clusters: PositiveInt = 10
     """N: clusters from which patches are taken."""
-    mosaic_up_to: int = Field(default=10, ge=0)
+    mosaic_up_to: Int = Field(default=10, ge=0)
     """Largest IPC at which an image is a mosaic of four patches."""
     size: PositiveInt = 224
     """Side in pixels of a distilled image."""
@@ -238,7 +256,7 @@ class Teacher(Section):
     """Its peak learning rate (AdamW, cosine to zero)."""
     crop_scale: tuple[Fraction, Fraction] = (0.25, 1.0)
     """Area of its random crops, so that it knows patches too."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -255,7 +273,7 @@ class Evaluate(Section):
     """Names of distilled sets; null takes all."""
     ipc: Several[PositiveInt] | None = None
     """IPCs to evaluate; null takes all that the sets have."""
-    seeds: Several[int] = (0, 1, 2, 3, 4)
+    seeds: Several[Int] = (0, 1, 2, 3, 4)
     """One student for each."""
     epochs: PositiveInt = 300
     """Passes over the distilled set."""
@@ -263,7 +281,7 @@ class Evaluate(Section):
     """Batch size; by default RDED's for the IPC and the number of classes."""
     temperature: PositiveFloat = 20.0
     """Softmax temperature of both sides of the KL divergence."""
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: Float = Field(default=0.01, ge=0)
     """AdamW weight decay on weights of more than one dimension."""
     cutmix: bool = True
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
@@ -313,7 +331,7 @@ class Pretrain(Section):
     """Mirror half of the images."""
     checkpoint_every: PositiveInt = 250
     """Steps between checkpoints."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of weights, noise and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -348,7 +366,7 @@ class Recipe(Section):
 
     run_dir: Place
     """Folder or URI that the run's files go to."""
-    seed: int = 0
+    seed: Int = 0
     """Seed of the noise and time steps of scoring, with each image's id."""
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""
@@ -383,45 +401,24 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         UserError: The file cannot be read, or a key is unknown or its value impossible; the message names it.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text("utf-8-sig")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a recipe is a mapping of sections")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not YAML: it is not UTF-8 text") from error
+    values = yaml_values.read(text, str(path))
     for override in overrides or []:
-        _set(values, override)
-    return parse(values, str(path))
+        yaml_values.override(values, override)
+    return _checked(values)
 
 
 def parse(values: dict[str, Any], source: str) -> Recipe:
     """Checks a recipe given as plain values; `source` names it in an error."""
+    return _checked(Values(values, source))
+
+
+def _checked(values: Values) -> Recipe:
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values.plain)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        said = {"extra_forbidden": "no such key", "missing": "is required"}.get(first["type"], first["msg"])
-        got = (
-            ""
-            if first["type"] in ("missing", "extra_forbidden") or isinstance(first["input"], dict)
-            else f" (got {first['input']!r})"
-        )
-        raise UserError(f"{source}: {key or 'recipe'}: {said.removeprefix('Value error, ')}{got}") from error
-
-
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override}: write section.key=value")
-    *sections, name = key.split(".")
-    for section in sections:
-        inner = values.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"--set {override}: {section} is not a section")
-        values = inner
-    try:
-        values[name] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not YAML") from error
+        raise mistakes.as_user_error(error, Recipe, values) from error

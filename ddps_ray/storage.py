@@ -11,13 +11,12 @@ from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ddps_ray import __version__
+from ddps_ray import __version__, uris
 from ddps_ray.errors import UserError, first_line
 
 RECORD = "run.json"
@@ -35,14 +34,15 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     Raises:
         UserError: The URI's scheme or an option is not known, or its store cannot be reached.
     """
-    if "://" not in uri:
+    if not uris.is_uri(uri):
         return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+    found = uris.parse(uri)
     try:
-        parsed = urlsplit(uri)
-        store, top = _store(urlunsplit((parsed.scheme, parsed.netloc, "/", parsed.query, "")))
-        return store, top.rstrip("/") + unquote(parsed.path)
+        store, top = _store(str(uris.Uri(f"{found.store}/", "", found.options)))
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{uri}: {first_line(error)}") from error
+        hint = "; for a ? in a name write %3F" if found.options else ""
+        raise UserError(f"{uri}: {first_line(error)}{hint}") from error
+    return store, top.rstrip("/") + found.path
 
 
 class PatientS3(fs.S3FileSystem):  # type: ignore[misc]
@@ -84,15 +84,19 @@ def _options(filesystem: fs.S3FileSystem) -> dict[str, Any]:
 
 def join(uri: str, *parts: str) -> str:
     """Appends path parts to a path or URI; in a URI they are percent-encoded, and its query stays at the end."""
-    if "://" not in uri:
-        return "/".join([uri.rstrip("/"), *parts])
-    base, mark, query = uri.partition("?")
-    return "/".join([base.rstrip("/"), *(quote(part, safe="/=") for part in parts)]) + mark + query
+    return uris.join(uri, *parts) if uris.is_uri(uri) else "/".join([uri.rstrip("/"), *parts])
 
 
-def absolute(uri: str) -> str:
-    """Makes a local path absolute and leaves a URI as it is, so that workers on this machine find the same file."""
-    return uri if "://" in uri else open_uri(uri)[1]
+def absolute(place: str) -> str:
+    """Makes a local path absolute, so that workers on this machine find the same file; gives a URI its one spelling.
+
+    Raises:
+        UserError: It cannot be meant as it is written.
+    """
+    if uris.is_uri(place):
+        return uris.canonical(place)
+    uris.check(place)
+    return open_uri(place)[1]
 
 
 def exists(uri: str) -> bool:

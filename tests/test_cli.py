@@ -47,7 +47,7 @@ def test_a_misspelt_key_is_one_line_on_stderr_and_exit_code_2(recipe_file: str) 
     told = ddps("score", "--config", recipe_file, "--set", "score.pears=5")
     assert told.returncode == 2
     assert told.stdout == ""
-    assert told.stderr == f"ddps: {recipe_file}: score.pears: no such key\n"
+    assert told.stderr == "ddps: --set score.pears: no such key; did you mean score.pairs?\n"
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

@@ -46,26 +46,48 @@ def test_an_override_wins_and_may_be_a_list_or_open_a_section(recipe_file: Path)
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("score.pears=3", "score.pears: no such key"),
-        ("scores.pairs=3", "scores: no such key"),
-        ("score.pairs=0", "score.pairs: Input should be greater than 0 (got 0)"),
-        ("score.pairs=many", "score.pairs: "),
+        ("score.pears=3", "--set score.pears: no such key; did you mean score.pairs?"),
+        ("scores.pairs=3", "--set scores.pairs: scores: no such key; did you mean score?"),
+        ("pairs=3", "--set pairs: no such key; did you mean score.pairs?"),
+        ("epochs=3", "--set epochs: no such key; did you mean teacher.epochs or evaluate.epochs?"),
+        ("distill.sets={a: {ipcs: [1]}}", "distill.sets.a.ipcs: no such key; did you mean distill.sets.a.ipc?"),
+        ("score.pairs=0", "--set score.pairs: must be greater than 0 (got 0)"),
+        ("score.pairs=many", "--set score.pairs: must be a whole number (got many)"),
+        ("score.pairs=2.5", "--set score.pairs: must be a whole number (got 2.5)"),
+        ("score.pairs=yes", "--set score.pairs: must be a number, not true or false"),
+        ("evaluate.seeds=[1, yes]", "evaluate.seeds.1: must be a number, not true or false"),
+        ("evaluate.temperature=.inf", "evaluate.temperature: must be a finite number (got .inf)"),
+        ("score.store_map=maybe", "score.store_map: must be true or false (got maybe)"),
+        ("score.timesteps=10", "score.timesteps: must be a list, such as [10] (got 10)"),
         ("score.timesteps=[700, 100]", "score: timesteps must be two numbers"),
-        ("score.timesteps=[1, 2, 3]", "score.timesteps"),
+        ("score.timesteps=[1, 2, 3]", "score.timesteps: must have at most 2, not 3"),
+        ("score.timesteps=[1]", "score.timesteps.1: is absent: the list has too few values"),
         ("score.prompt=a picture", "score: prompt must contain {}"),
+        ("score.prompt=a picture: {}", "score.prompt: must be text: put a value with a colon and a blank in quotes"),
         ("score.patch=300", "score: patch (300) must not be larger than size (256)"),
+        ("score.patch=big", "score.patch: must be a whole number or 'full' (got big)"),
+        ("score.actors=[0, 3]", "score.actors.0: must be greater than 0 (got 0)"),
+        ("score.actors=few", "score.actors: must be a whole number or a list"),
         ("data.val=train", "data: val must be another split than train ('train'), or null"),
+        ("data.val=no", "must be text, and YAML reads no as true or false: write it in quotes, 'no'"),
+        ("data.layout=imagenets", "; did you mean 'imagenet'? (got imagenets)"),
+        ("data.root=s3:/b/x", "data.root: s3:/b/x: write s3://"),
         ("distill.size=111", "distill: size must be even"),
         ("distill.sets={a/b: {}}", "distill: set name 'a/b'"),
-        ("distill.sets={a: {selector: rded}}", "distill.sets.a.selector: "),
-        ("distill.sets={a: {classes: []}}", "distill.sets.a.classes: "),
+        ("distill.sets={a: {selector: rdet}}", "distill.sets.a.selector: must be "),
+        ("distill.sets={a: {classes: []}}", "distill.sets.a.classes: must have at least 1"),
+        ("distill.sets={a: {classes: [00013]}}", "distill.sets.a.classes.0: YAML reads 00013 as the number 11"),
+        ("distill.sets={a: {classes: [13]}}", "distill.sets.a.classes.0: must be text, and YAML reads 13 as a number"),
         ("distill.sets={a: {ipc: []}}", "distill.sets.a.ipc: "),
+        ("distill.sets={a: {ipc: 10}}", "distill.sets.a.ipc: must be a list, such as [10] (got 10)"),
+        ("evaluate.students=[resnet18]", "evaluate.students.0: must be a section of keys (got resnet18)"),
         ("evaluate.seeds=[]", "evaluate.seeds: "),
         ("evaluate.sets=[rnd]", "recipe: evaluate.sets names 'rnd', which is not in distill.sets"),
-        ("model={}", "model.path: is required"),
+        ("model=quickstart", "--set model: must be a section of keys (got quickstart)"),
+        ("model={}", "--set model: model.path: is required"),
         ("score.pairs", "--set score.pairs: write section.key=value"),
-        ("run_dir.x=1", "--set run_dir.x=1: run_dir is not a section"),
-        ("score.pairs=[1", "--set score.pairs=[1: the value is not YAML"),
+        ("run_dir.x=1", "--set run_dir.x: run_dir is not a section"),
+        ("score.pairs=[1", "--set score.pairs: the value is not YAML"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(recipe_file: Path, override: str, said: str) -> None:
@@ -74,7 +96,23 @@ def test_a_mistake_is_one_line_that_names_the_key(recipe_file: Path, override: s
     line = str(caught.value)
     assert said in line
     assert "\n" not in line
-    assert line.startswith(("--set", str(recipe_file)))
+    assert line.startswith(f"--set {override.partition('=')[0]}: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("report: {titel: x}", "line 6: report.titel: no such key; did you mean report.title?"),
+        ("evaluate: {size: big}", "line 6: evaluate.size: must be a whole number (got big)"),
+        ("distill: {sets: {a: {classes: [n1, 7]}}}", "line 6: distill.sets.a.classes.1: must be text"),
+        ("teacher: {model: {}}", "line 6: teacher.model.arch: is required"),
+    ],
+)
+def test_a_mistake_in_the_file_has_its_line(recipe_file: Path, line: str, said: str) -> None:
+    recipe_file.write_text(RECIPE + line)
+    with pytest.raises(UserError) as caught:
+        config.load(recipe_file, ["score.pairs=3"])
+    assert str(caught.value).startswith(f"{recipe_file}, {said}")
 
 
 @pytest.mark.parametrize(
