@@ -45,6 +45,15 @@ def _place(uri: str) -> str:
 
 Place = Annotated[str, AfterValidator(_place)]
 """A local path or a URI; a relative path is made absolute, since workers run in other folders."""
+
+
+def _run_dir(uri: str) -> str:
+    made = _place(uri)
+    if "?" in (uris.parse(made).path if uris.is_uri(made) else made):
+        raise ValueError("Ray looks for the ending of a file's name before a ?, so that none may be in it")
+    return made
+
+
 Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else _place(name))]
 """A table of class names: a place, or the packaged one."""
 
@@ -364,7 +373,7 @@ class Report(Section):
 class Recipe(Section):
     """All settings of a run."""
 
-    run_dir: Place
+    run_dir: Annotated[str, AfterValidator(_run_dir)]
     """Folder or URI that the run's files go to."""
     seed: Int = 0
     """Seed of the noise and time steps of scoring, with each image's id."""

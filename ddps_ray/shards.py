@@ -111,7 +111,7 @@ def reconcile(scores: str, commits: str) -> None:
     committed = _checkpoints(commits)
     for shard in shards:
         if committed.get(shard.commit) != shard.rows:
-            ids = pq.read_table(shard.path, columns=["image_id"], filesystem=filesystem)["image_id"]
+            ids = pq.read_table(shard.path, columns=["image_id"], filesystem=filesystem, partitioning=None)["image_id"]
             storage.write_table(storage.join(commits, shard.commit + _SUFFIX), pa.table({"image_id": ids}))
     _withdraw(commits, {shard.commit + _SUFFIX for shard in shards})
     left_over = [file.path for file in storage.list_files(scores, recursive=False) if _is_part(file)]
@@ -129,7 +129,7 @@ def drop_failed(scores: str) -> int:
     filesystem, _ = storage.open_uri(scores)
     for shard in shards:
         if shard.errors:
-            rows = pq.read_table(shard.path, filesystem=filesystem)
+            rows = pq.read_table(shard.path, filesystem=filesystem, partitioning=None)
             rewrite(scores, shard.path, rows.filter(pc.is_null(rows.column("error"))))
     return sum(shard.errors for shard in shards)
 
@@ -147,7 +147,9 @@ def drop_repeated(scores: str, paths: Sequence[str]) -> int:
         How many there were.
     """
     filesystem, _ = storage.open_uri(scores)
-    parts = [pq.read_table(path, columns=["image_id", "error"], filesystem=filesystem) for path in paths]
+    parts = [
+        pq.read_table(path, columns=["image_id", "error"], filesystem=filesystem, partitioning=None) for path in paths
+    ]
     rows = pa.concat_tables(parts)
     if pc.count_distinct(rows["image_id"]).as_py() == len(rows):
         return 0
@@ -157,7 +159,7 @@ def drop_repeated(scores: str, paths: Sequence[str]) -> int:
     first[best["order_min"].to_numpy() % len(rows)] = True
     for path, keep in zip(paths, np.split(first, np.cumsum([len(part) for part in parts])[:-1]), strict=True):
         if not keep.all():
-            rewrite(scores, path, pq.read_table(path, filesystem=filesystem).filter(pa.array(keep)))
+            rewrite(scores, path, pq.read_table(path, filesystem=filesystem, partitioning=None).filter(pa.array(keep)))
     return int((~first).sum())
 
 

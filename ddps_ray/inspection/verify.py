@@ -105,7 +105,9 @@ def _wrong(rows: pa.Table, listed: pa.Table) -> Iterator[str]:
 def _quarantine(this: Run, rows: pa.Table) -> Iterator[str]:
     filesystem, path = storage.open_uri(this.path("quarantine", QUARANTINE))
     try:
-        there = pq.read_table(path, columns=["image_id"], filesystem=filesystem)["image_id"].to_pylist()
+        there = pq.read_table(path, columns=["image_id"], filesystem=filesystem, partitioning=None)[
+            "image_id"
+        ].to_pylist()
     except (OSError, pa.ArrowInvalid) as error:
         yield f"{path} cannot be read: {first_line(error)}"
         return

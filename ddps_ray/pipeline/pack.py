@@ -15,7 +15,7 @@ from ddps_ray import config, manifest, schemas, shards, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline import cluster
+from ddps_ray.pipeline import cluster, manifests
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.progress import counted, too_many
 from ddps_ray.sources import packed, reading
@@ -96,9 +96,7 @@ def _in_order() -> Iterator[None]:
 
 
 def _copy(target: Run, split: str, out: str, rows_per_file: int) -> None:
-    filesystem, _ = storage.open_uri(target.path(manifest.FOLDER))
-    images = ray.data.read_parquet(manifest.files(target, split), filesystem=filesystem)
-    blocks = images.repartition(target_num_rows_per_block=rows_per_file)
+    blocks = manifests.read(target, split).repartition(target_num_rows_per_block=rows_per_file)
     filesystem, folder = storage.open_uri(out)
     blocks.map_batches(_load, batch_size=ROWS_PER_GROUP, batch_format="pyarrow").write_parquet(
         folder,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy
 
-from ddps_ray import conclusion, manifest, schemas, shards, storage
+from ddps_ray import conclusion, schemas, shards, storage
 from ddps_ray.config import Model, Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
@@ -16,7 +16,7 @@ from ddps_ray.diffusion import flops
 from ddps_ray.diffusion.scorer import check
 from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.inspection.beat import Beat
-from ddps_ray.pipeline import cluster
+from ddps_ray.pipeline import cluster, manifests
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.loading import load
 from ddps_ray.pipeline.progress import Heartbeat, too_many
@@ -159,7 +159,9 @@ def _execute(job: Job) -> None:
     settings = job.recipe.score
     filesystem, target = storage.open_uri(job.run.path(shards.FOLDER))
     with checkpointed(job.commits):
-        rows = _manifest(job).repartition(target_num_rows_per_block=min(_ROWS_PER_TASK, job.rows_per_shard))
+        rows = manifests.read(job.run, job.recipe.data.train).repartition(
+            target_num_rows_per_block=min(_ROWS_PER_TASK, job.rows_per_shard)
+        )
         loaded = rows.map_batches(
             load,
             batch_size=settings.batch,
@@ -175,11 +177,6 @@ def _execute(job: Job) -> None:
             compression="zstd",
             row_group_size=shards.ROWS_PER_GROUP,
         )
-
-
-def _manifest(job: Job) -> Dataset:
-    filesystem, _ = storage.open_uri(job.run.path(manifest.FOLDER))
-    return ray.data.read_parquet(manifest.files(job.run, job.recipe.data.train), filesystem=filesystem)
 
 
 def _gpus(settings: Score) -> float:

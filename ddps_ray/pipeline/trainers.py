@@ -77,6 +77,7 @@ def fit(
     """
     slots(workers, gpu)
     threads = max(1, int(_cpus() // (workers * together)))
+    filesystem, folder = storage.open_uri(run.path(CHECKPOINTS))
     trainer = TorchTrainer(
         _guarded,
         train_loop_config={"work": work, "arguments": arguments, "threads": threads},
@@ -85,7 +86,8 @@ def fit(
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
         run_config=RunConfig(
             name=name,
-            storage_path=run.path(CHECKPOINTS),
+            storage_path=folder,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=_FAILURES),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
             logging_config=LoggingConfig(log_level="ERROR"),
