@@ -143,7 +143,7 @@ class Score(Section):
     """Stage I: where an image is most typical of its class (paper, section 3.2)."""
 
     RUNTIME: ClassVar[frozenset[str]] = frozenset(
-        {"batch", "micro_batch", "rows_per_shard", "actors", "gpus", "max_error_fraction"}
+        {"batch", "micro_batch", "rows_per_shard", "actors", "gpus", "max_error_fraction", "judge"}
     )
     """Fields that change how fast a score comes, not what it is."""
 
@@ -176,9 +176,13 @@ class Score(Section):
     micro_batch: PositiveInt = 64
     """Latents in one call of the U-Net."""
     rows_per_shard: PositiveInt | None = None
-    """Images in one committed file: what a kill can cost an actor. By default about five minutes of one GPU's work."""
+    """Images in one committed file: what a kill can cost an actor. By default about five minutes of its work, as the
+    check of the judge has measured it."""
     max_error_fraction: Fraction = 0.05
     """Share of the images that may fail; above it the job ends with an error."""
+    judge: Literal["stop", "warn", "off"] = "stop"
+    """What is done about a model that, on about a hundred images, does not prefer an image's own class to another:
+    `stop` ends the job before anything is scored, `warn` says it and goes on, `off` does not try."""
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Scoring actors, fixed or (least, most); by default one a GPU, or one on a machine without GPUs."""
     gpus: Float | None = Field(default=None, ge=0)

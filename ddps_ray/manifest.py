@@ -73,10 +73,15 @@ def dataset(run: Run) -> ds.Dataset:
     return ds.dataset(paths, schema=schemas.MANIFEST, format="parquet", filesystem=filesystem)
 
 
-def classes(run: Run) -> pa.Table:
-    """Returns class_id, class_text and label of each class, in the order of the labels; errors as in `dataset`."""
+def classes(run: Run, split: str | None = None) -> pa.Table:
+    """Returns class_id, class_text and label of each class, in the order of the labels; errors as in `dataset`.
+
+    Args:
+        run: Run directory.
+        split: A split whose classes are wanted; by default those of all.
+    """
     columns = ["class_id", "class_text", "label"]
-    rows = dataset(run).to_table(columns=columns)
+    rows = dataset(run).to_table(columns=columns, filter=None if split is None else pc.field("split") == split)
     return rows.group_by(columns).aggregate([]).sort_by("label")
 
 

@@ -3,18 +3,19 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from ddps_ray import imaging, manifest, shards
+from ddps_ray import imaging, judge, manifest, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion import suitability
 from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard
 from ddps_ray.diffusion.measuring import measure
-from ddps_ray.diffusion.scorer import check
 from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.sources.reading import attempt
@@ -110,7 +111,8 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
         utilisation: Share of the GPU's peak that is reached, over 0 and at most 1.
 
     Raises:
-        UserError: An argument is impossible, the data set is not indexed, or the model or the settings do not fit.
+        UserError: An argument is impossible, the data set is not indexed, the model or the settings do not fit, or the
+            model is no judge of such images.
     """
     _check(gpu, price, utilisation)
     this = Run(recipe.run_dir)
@@ -120,9 +122,11 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     if recipe.model.path == checkpoints.PRETRAINED:
         this.require("pretrain", "pretrain")
     cuda = torch.cuda.is_available()
-    folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda)
+    tried = recipe.score.judge != "off"
+    folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda or tried)
     geometry = checkpoints.geometry(folder)
-    check(geometry, recipe.score)
+    rows = manifest.classes(this, recipe.data.train).to_pylist()
+    doubts = suitability.doubts(folder, recipe.score, {row["class_id"]: row["class_text"] for row in rows})
     sizes = _sizes(this, recipe, geometry.factor)
     cost = flops_per_image(folder, recipe.score, sizes.width, sizes.height)
     if cuda:
@@ -134,9 +138,21 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     found, _ = shards.Footers(this.path(shards.FOLDER)).look()
     done = min(images, sum(shard.rows for shard in found))
     stored = bytes_per_image(recipe.score, sizes, geometry.factor, geometry.feature_sizes[recipe.score.dift_block])
-    rows = rows_per_shard(folder, recipe.score, gpu=True)
-    for line in table(Plan(images, done, sizes, cost, stored, rows, speed, price)):
+    shard = rows_per_shard(recipe.score, speed.seconds)
+    for line in table(Plan(images, done, sizes, cost, stored, shard, speed, price)):
         say(line)
+    for doubt in doubts:
+        say(_row("warning", doubt))
+    if tried:
+        _try(recipe, folder)
+
+
+def _try(recipe: Recipe, folder: Path) -> None:
+    """Tries the judge on this machine, and says what comes out."""
+    verdict = judge.examine(recipe, folder)
+    say(_row("judge", verdict.line()))
+    if not verdict.is_judge and recipe.score.judge == "stop":
+        raise UserError(verdict.reason())
 
 
 def assumed(cost: Cost, gpu: str, dtype: str, utilisation: float) -> Speed:
@@ -156,10 +172,11 @@ def bytes_per_image(settings: Score, sizes: Sizes, factor: int, dift_size: int) 
 
 def table(plan: Plan) -> Iterator[str]:
     """Yields the lines to print."""
-    rows = dict(_rows(plan))
-    width = max(map(len, rows))
-    for name, text in rows.items():
-        yield f"{name.ljust(width)}  {text}"
+    yield from (_row(name, text) for name, text in _rows(plan))
+
+
+def _row(name: str, text: str) -> str:
+    return f"{name.ljust(len('U-Net calls'))}  {text}"
 
 
 def _rows(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -29,10 +29,12 @@ class Geometry:
     Attributes:
         factor: Pixels of the image's side to one latent position.
         feature_sizes: Channels that each of the U-Net's up-blocks gives.
+        trained_size: Pixels of the square images that it was trained on; None where it does not say.
     """
 
     factor: int
     feature_sizes: tuple[int, ...]
+    trained_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,18 @@ class Checkpoint:
         """Where the U-Net is."""
         return torch.device(self.unet.device)
 
-    def noise_of(self, output_NCHW: Tensor, noisy_NCHW: Tensor, timesteps_N: Tensor) -> Tensor:
-        """The predicted noise ε_θ, float32, from what the U-Net gives (noise, or velocity v = √ᾱ·ε − √(1−ᾱ)·z)."""
-        if not self.predicts_velocity:
+    def noise_of(
+        self, output_NCHW: Tensor, noisy_NCHW: Tensor, timesteps_N: Tensor, velocity: bool | None = None
+    ) -> Tensor:
+        """The predicted noise ε_θ, float32, from what the U-Net gives: noise, or velocity v = √ᾱ·ε − √(1−ᾱ)·z.
+
+        Args:
+            output_NCHW: The U-Net's output.
+            noisy_NCHW: Its input.
+            timesteps_N: t.
+            velocity: Whether the output is a velocity; None takes what the checkpoint declares.
+        """
+        if not (self.predicts_velocity if velocity is None else velocity):
             return output_NCHW.float()
         alpha = self.alphas_cumprod_T[timesteps_N][:, None, None, None]
         return alpha.sqrt() * output_NCHW.float() + (1 - alpha).sqrt() * noisy_NCHW.float()
@@ -83,7 +94,18 @@ def fingerprint(folder: Path) -> str:
 def geometry(folder: Path) -> Geometry:
     """Reads the shapes of a located checkpoint without loading it."""
     vae, unet = layout.read_json(folder, "vae/config.json"), layout.read_json(folder, "unet/config.json")
-    return Geometry(2 ** (len(vae["block_out_channels"]) - 1), tuple(reversed(unet["block_out_channels"])))
+    factor, side = 2 ** (len(vae["block_out_channels"]) - 1), unet.get("sample_size")
+    trained_size = factor * side if isinstance(side, int) else None
+    return Geometry(factor, tuple(reversed(unet["block_out_channels"])), trained_size)
+
+
+def tokenizer(folder: Path) -> CLIPTokenizer:
+    """Loads the tokenizer of a located checkpoint.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    return _from_pretrained(CLIPTokenizer, folder / "tokenizer", _LOCAL)
 
 
 def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
@@ -97,13 +119,12 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision)
     unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision)
     text_encoder = _network(CLIPTextModel, folder / "text_encoder", dtype=precision)
-    tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer", _LOCAL)
     scheduler = _from_pretrained(DDPMScheduler, folder / "scheduler", _LOCAL)
     for part in (vae, unet, text_encoder):
         part.to(device).eval().requires_grad_(False)
     alphas = scheduler.alphas_cumprod.to(device=device, dtype=torch.float32)
     velocity = scheduler.config.prediction_type == "v_prediction"
-    return Checkpoint(vae, unet, text_encoder, tokenizer, alphas, velocity, geometry(folder))
+    return Checkpoint(vae, unet, text_encoder, tokenizer(folder), alphas, velocity, geometry(folder))
 
 
 def _network(kind: Any, folder: Path, **precision: torch.dtype) -> Any:

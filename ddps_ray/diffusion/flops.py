@@ -14,7 +14,8 @@ from ddps_ray.diffusion import dift
 from ddps_ray.diffusion.layout import read_json
 
 _SHARD_SECONDS = 300
-_REACHED = {True: 50e12, False: 0.1e12}
+REACHED = {True: 50e12, False: 0.1e12}
+"""Operations a second that are usually reached on a GPU, and on a CPU."""
 _SHARD_ROWS = (16, 8192)
 _SHARD_STEP = 16
 
@@ -63,32 +64,25 @@ def flops_per_image(folder: Path, settings: Score, width: int, height: int) -> C
     return Cost(calls, calls * networks.call(width, height), networks.encoding(width, height), feature)
 
 
-def rows_per_shard(folder: Path, settings: Score, gpu: bool) -> int:
-    """Images in one committed file: as the settings say, or what `default_rows_per_shard` does of square images.
+def rows_per_shard(settings: Score, seconds: float) -> int:
+    """Images in a committed file, what a kill can cost: as the settings say, or five minutes of an actor's work.
 
     Args:
-        folder: A located checkpoint.
         settings: Settings of the scoring.
-        gpu: Whether actors have a GPU.
+        seconds: Time that an actor takes for one image.
+
+    Returns:
+        By default a multiple of 16 from 16 to 8192.
     """
     if settings.rows_per_shard is not None:
         return settings.rows_per_shard
-    return default_rows_per_shard(flops_per_image(folder, settings, settings.size, settings.size).total, gpu)
-
-
-def default_rows_per_shard(flops_per_image: float, gpu: bool) -> int:
-    """Images in one committed file that are worth about five minutes of an actor's work: what a kill can cost.
-
-    Args:
-        flops_per_image: As counted by `flops_per_image`.
-        gpu: Whether actors have a GPU, which is taken to reach 50 TFLOP/s; a CPU, 0.1.
-
-    Returns:
-        A multiple of 16 from 16 to 8192.
-    """
-    rows = _SHARD_SECONDS * _REACHED[gpu] / flops_per_image
     least, most = _SHARD_ROWS
-    return min(most, max(least, round(rows / _SHARD_STEP) * _SHARD_STEP))
+    return min(most, max(least, round(_SHARD_SECONDS / seconds / _SHARD_STEP) * _SHARD_STEP))
+
+
+def usual_seconds(cost: Cost, gpu: bool) -> float:
+    """Time for one image where nothing has measured it: at the operations a second that devices usually reach."""
+    return cost.total / REACHED[gpu]
 
 
 class _Networks:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ddps_ray.diffusion.checkpoint import Checkpoint
 
@@ -24,7 +25,17 @@ class Prompts:
     @torch.inference_mode()
     def _encode(self, prompt: str) -> Tensor:
         tokenizer, encoder = self._checkpoint.tokenizer, self._checkpoint.text_encoder
-        length = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
+        length = longest(tokenizer, encoder.config.max_position_embeddings)
         tokens = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         words: Tensor = encoder(tokens.input_ids.to(self._checkpoint.device)).last_hidden_state[0]
         return words
+
+
+def longest(tokenizer: CLIPTokenizer, positions: int) -> int:
+    """Tokens of a prompt that a text encoder reads, its begin and end included; the rest is cut off.
+
+    Args:
+        tokenizer: Of the checkpoint.
+        positions: The encoder's own limit, `max_position_embeddings`.
+    """
+    return min(int(tokenizer.model_max_length), positions)

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ddps_ray.config import Score
 from ddps_ray.diffusion import dift
-from ddps_ray.diffusion.checkpoint import Checkpoint, Geometry
+from ddps_ray.diffusion.checkpoint import Checkpoint
+from ddps_ray.diffusion.latents import encode
 from ddps_ray.diffusion.micro_batch import MicroBatch
 from ddps_ray.diffusion.noise import draw_noise, draw_pairs
 from ddps_ray.diffusion.prompts import Prompts
+from ddps_ray.diffusion.suitability import check
 from ddps_ray.diffusion.typicality import Patch, most_typical_patch, typicality_terms
-from ddps_ray.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,13 @@ class Scorer:
             UserError: It does not even suffice for one pair of latents, or one image.
         """
         results: dict[int, Scored] = {}
-        for places in _by_shape(items).values():
+        for places in by_shape(items).values():
             group = [items[place] for place in places]
             results.update(zip(places, self._score_alike(group), strict=True))
         return [results[place] for place in range(len(items))]
 
     def _score_alike(self, items: list[Item]) -> list[Scored]:
-        latents_NCHW = self._encode(np.stack([item.pixels_HWC for item in items]))
+        latents_NCHW = self._encode([item.pixels_HWC for item in items])
         shape = latents_NCHW.shape[1:]
         drawn = [
             draw_pairs(self._seed, i.image_id, self._settings.pairs, self._settings.timesteps, shape) for i in items
@@ -140,7 +141,7 @@ class Scorer:
         """Mean feature of each patch; N×D."""
         alone = self._settings.dift_input == "patch"
         if alone:
-            latents_NCHW = self._encode(np.stack([self._cut(*pair) for pair in zip(items, patches, strict=True)]))
+            latents_NCHW = self._encode([self._cut(*pair) for pair in zip(items, patches, strict=True)])
 
         def some(chunk: slice) -> Tensor:
             maps_NDhw = self._map_features(items[chunk], latents_NCHW[chunk])
@@ -148,6 +149,9 @@ class Scorer:
             return means_ND.cpu()
 
         return self._unet_calls.over(len(items), some)
+
+    def _encode(self, images: list[np.ndarray]) -> Tensor:
+        return encode(self._checkpoint, np.stack(images), self._vae_calls)
 
     def _cut(self, item: Item, patch: Patch) -> np.ndarray:
         """Pixels of a patch, H×W×C."""
@@ -163,35 +167,6 @@ class Scorer:
         block, timestep = settings.dift_block, settings.dift_timestep
         return dift.features(self._checkpoint, block, timestep, latents_NCHW, noise_NCHW.to(device), classes_NLD)
 
-    @torch.inference_mode()
-    def _encode(self, pixels_NHWC: np.ndarray) -> Tensor:
-        """Latents: the mean of the VAE's posterior times its scaling factor, float32."""
-        vae = self._checkpoint.vae
-
-        def some(chunk: slice) -> Tensor:
-            images = torch.from_numpy(pixels_NHWC[chunk]).permute(0, 3, 1, 2).to(self._checkpoint.device, vae.dtype)
-            latents: Tensor = vae.encode(images / 127.5 - 1).latent_dist.mean.float() * vae.config.scaling_factor
-            return latents
-
-        return self._vae_calls.over(len(pixels_NHWC), some)
-
-
-def check(geometry: Geometry, settings: Score) -> None:
-    """Checks that settings suit a model.
-
-    Raises:
-        UserError: They do not; the message names the key.
-    """
-    factor, blocks = geometry.factor, len(geometry.feature_sizes)
-    if settings.size % factor:
-        raise UserError(f"score.size: {settings.size} is not a multiple of {factor}, the VAE's scale factor")
-    if settings.patch != "full" and settings.patch % factor:
-        raise UserError(f"score.patch: {settings.patch} is not a multiple of {factor}, the VAE's scale factor")
-    if settings.dift_block >= blocks:
-        raise UserError(
-            f"score.dift_block: {settings.dift_block} asked, but the U-Net's {blocks} up-blocks count from 0"
-        )
-
 
 def _means(maps_NDhw: Tensor, latent_rows: int, patches: list[Patch]) -> Tensor:
     """Mean of each image's feature map over its patch; N×D."""
@@ -206,7 +181,8 @@ def _means(maps_NDhw: Tensor, latent_rows: int, patches: list[Patch]) -> Tensor:
     return torch.stack(means)
 
 
-def _by_shape(items: Sequence[Item]) -> dict[tuple[int, ...], list[int]]:
+def by_shape(items: Sequence[Item]) -> dict[tuple[int, ...], list[int]]:
+    """Places of the images of each shape, which can be in one call."""
     groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
     for place, item in enumerate(items):
         groups[item.pixels_HWC.shape].append(place)

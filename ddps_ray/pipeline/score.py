@@ -3,18 +3,19 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 
-from ddps_ray import conclusion, schemas, shards, storage
+from ddps_ray import conclusion, judge, manifest, schemas, shards, storage
 from ddps_ray.config import Model, Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.diffusion import flops
-from ddps_ray.diffusion.scorer import check
+from ddps_ray.diffusion import flops, suitability
 from ddps_ray.diffusion.staging import MODEL_FOLDER
+from ddps_ray.errors import UserError
 from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster, manifests
 from ddps_ray.pipeline.commits import checkpointed
@@ -22,6 +23,7 @@ from ddps_ray.pipeline.loading import load
 from ddps_ray.pipeline.progress import Heartbeat, too_many
 from ddps_ray.pipeline.scoring import ScoringActor
 from ddps_ray.storage import Run
+from ddps_ray.verdict import Verdict
 
 STAGE = "score"
 _ROWS_PER_TASK = 256
@@ -58,7 +60,8 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
         actor: What scores; see `Job`.
 
     Raises:
-        UserError: The model or the settings do not fit, the data set is not indexed, or too many images fail.
+        UserError: The model or the settings do not fit, the data set is not indexed, the model is no judge of it, or
+            too many images fail.
     """
     run = Run(recipe.run_dir)
     indexed = run.require("index", "index")
@@ -68,7 +71,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     recipe = recipe.model_copy(update={"model": checkpoints.pin(_as_before(run, asked))})
     folder = checkpoints.locate(recipe.model, run.path(MODEL_FOLDER))
     geometry = checkpoints.geometry(folder)
-    check(geometry, recipe.score)
+    suitability.check(geometry, recipe.score)
     settings = _settings(recipe, checkpoints.fingerprint(folder))
     begun = any(True for _ in storage.list_files(run.path(shards.FOLDER)))
     if run.claim(STAGE, settings, begun=begun):
@@ -79,9 +82,49 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
             return
     run.note(STAGE, "model", {"path": asked.path, "asked": asked.revision, "commit": recipe.model.revision})
     cluster.connect(recipe)
-    rows = flops.rows_per_shard(folder, recipe.score, gpu=_gpus(recipe.score) > 0)
+    texts = _remotely(_texts, run.uri, recipe.data.train)
+    for doubt in suitability.doubts(folder, recipe.score, texts):
+        say(f"score: warning: {doubt}")
+    verdict = _judged(recipe, run)
+    rows = flops.rows_per_shard(recipe.score, verdict.seconds if verdict else _usual_seconds(recipe, folder))
     job = Job(recipe, run, run.path("checkpoints", f"{STAGE}-{_key(settings)}"), geometry, rows, actor)
     _score(job, indexed, retry_failed)
+
+
+def _judged(recipe: Recipe, run: Run) -> Verdict | None:
+    """What the check of the judge has found, now or when this stage began before; None where it is off.
+
+    Raises:
+        UserError: The model is no judge, and the recipe does not say to go on.
+    """
+    if recipe.score.judge == "off":
+        return None
+    noted = run.record()["stages"][STAGE].get("judge")
+    verdict = Verdict.from_json(noted) if noted else None
+    if verdict is None or not verdict.is_judge:
+        say(f"score: trying the judge on {judge.WANTED} images")
+        gpus = _gpus(recipe.score)
+        # A process of its own, whose end gives the GPU's memory back.
+        trial = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_calls=1)(judge.examine)
+        verdict = ray.get(trial.remote(recipe, threads=_threads(recipe.score)))
+        run.note(STAGE, "judge", verdict.as_json())
+        say(f"score: {verdict.line()}")
+    if not verdict.is_judge:
+        if recipe.score.judge == "stop":
+            raise UserError(f"{verdict.reason()}. To score all the same: score.judge=warn")
+        say(f"score: warning: {verdict.reason()}")
+    return verdict
+
+
+def _texts(run_dir: str, split: str) -> dict[str, str]:
+    """What the prompt calls each class of a split."""
+    rows = manifest.classes(Run(run_dir), split)
+    return dict(zip(rows["class_id"].to_pylist(), rows["class_text"].to_pylist(), strict=True))
+
+
+def _usual_seconds(recipe: Recipe, folder: Path) -> float:
+    cost = flops.flops_per_image(folder, recipe.score, recipe.score.size, recipe.score.size)
+    return flops.usual_seconds(cost, gpu=_gpus(recipe.score) > 0)
 
 
 def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:
@@ -184,18 +227,28 @@ def _gpus(settings: Score) -> float:
     return settings.gpus if settings.gpus is not None else float(cluster.gpus() > 0)
 
 
-def _actors(job: Job) -> dict[str, object]:
-    settings = job.recipe.score
+def _pool(settings: Score) -> tuple[int, int]:
+    """Least and most scoring actors."""
     gpus = _gpus(settings)
     actors = settings.actors or (max(1, int(cluster.gpus() // gpus)) if gpus else 1)
-    least, most = (actors, actors) if isinstance(actors, int) else actors
+    return (actors, actors) if isinstance(actors, int) else actors
+
+
+def _threads(settings: Score) -> int:
+    """CPU cores of an actor that has no GPU."""
+    return max(1, cluster.cores() // _pool(settings)[1])
+
+
+def _actors(job: Job) -> dict[str, object]:
+    settings = job.recipe.score
+    gpus, (least, most) = _gpus(settings), _pool(settings)
     # Reading, writing and, in a resumed run, Ray's id filter want a CPU each, or the job would wait for ever.
     cpus = 0 if gpus or ray.cluster_resources().get("CPU", 0) < most + 2 else 1
     known = {
         "recipe": job.recipe,
         "pretrained": job.run.path(MODEL_FOLDER),
         "strikes": _strikes(job.run),
-        "threads": max(1, cluster.cores() // most),
+        "threads": _threads(settings),
     }
     pool = ActorPoolStrategy(min_size=least, max_size=most)
     return {"compute": pool, "num_gpus": gpus, "num_cpus": cpus, "fn_constructor_kwargs": known}

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddps_ray.config import Score
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.diffusion.flops import default_rows_per_shard, flops_per_image
+from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard, usual_seconds
 from ddps_ray.diffusion.scorer import Item, Scorer
 
 
@@ -68,13 +68,20 @@ def test_stable_diffusion_1_5_takes_3_6_tflop_an_image(tiny_sd: Path, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("flops", "gpu", "rows"),
+    ("seconds", "rows"),
     [
-        (4e12, True, 3744),  # 300 s × 50 TFLOP/s / 4 TFLOP = 3750 images, of which 234 sixteens
-        (4e12, False, 16),
-        (1e9, False, 8192),
-        (1e10, False, 3008),  # 300 s × 0.1 TFLOP/s / 10 GFLOP = 3000: 187.5 sixteens, 188
+        (0.08, 3744),  # 300 s / 0.08 s = 3750 images, of which 234 sixteens
+        (0.1, 3008),  # 187.5 sixteens, 188
+        (40.0, 16),
+        (0.001, 8192),
     ],
 )
-def test_a_shard_is_about_five_minutes_of_work(flops: float, gpu: bool, rows: int) -> None:
-    assert default_rows_per_shard(flops, gpu) == rows
+def test_a_shard_is_about_five_minutes_of_work(seconds: float, rows: int) -> None:
+    assert rows_per_shard(Score(), seconds) == rows
+    assert rows_per_shard(Score(rows_per_shard=5), seconds) == 5
+
+
+def test_a_device_that_was_not_timed_is_taken_for_a_usual_one() -> None:
+    cost = Cost(unet_calls=20, unet=3_000_000_000_000, vae=600_000_000_000, dift=400_000_000_000)
+    assert usual_seconds(cost, gpu=True) == pytest.approx(0.08)  # 4 TFLOP at 50 TFLOP/s
+    assert usual_seconds(cost, gpu=False) == pytest.approx(40.0)

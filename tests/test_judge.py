@@ -1,0 +1,94 @@
+"""The check of the judge: it passes a model that knows the data, and names the cause where one does not."""
+
+import shutil
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddps_ray import config, judge, manifest
+from ddps_ray.config import Recipe
+from ddps_ray.quickstart.shapes import CLASSES
+from ddps_ray.sources import imagefolder
+from ddps_ray.storage import Run
+from ddps_ray.verdict import Verdict
+from tests.diffusion.layouts import edit
+
+NAMES = sorted(CLASSES)
+
+
+def indexed(folder: Path, scenes: Path, names: Mapping[str, str], model: str = "quickstart", **score: Any) -> Recipe:
+    """A recipe whose images are indexed, the classes called so."""
+    run = Run(str(folder / "run"))
+    listing = imagefolder.list_images(str(scenes), ["train"], names)
+    run.claim("index", {})
+    files = manifest.write(run, "train", listing.splits["train"])
+    run.finish("index", {"files": files, "splits": {"train": 120}})
+    settings = {"size": 64, "patch": 32, "pairs": 4, "timesteps": [700, 950], **score}
+    values = {"run_dir": run.uri, "data": {"root": str(scenes)}, "model": {"path": model}, "score": settings}
+    return config.parse(values, "test")
+
+
+def test_a_model_that_knows_the_data_proves_it(tmp_path: Path, scenes: Path) -> None:
+    recipe = indexed(tmp_path, scenes, {name: name for name in NAMES})
+    verdict = judge.examine(recipe)
+    assert verdict.is_judge
+    assert 90 <= verdict.images <= verdict.comparisons < 120, "as many images as are needed, and no more"
+    assert verdict.right >= 0.97 * verdict.comparisons
+    assert (verdict.timestep, verdict.causes) == (825, ())
+    assert 0 < verdict.error < 0.1 < verdict.misread
+    again = judge.examine(recipe, threads=1)
+    assert (again.right, again.images) == (verdict.right, verdict.images)
+    assert again.error == pytest.approx(verdict.error, rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_shifted_labels_are_the_likely_cause(tmp_path: Path, scenes: Path, step: int) -> None:
+    shifted = {name: NAMES[(place + step) % 10] for place, name in enumerate(NAMES)}
+    verdict = judge.examine(indexed(tmp_path, scenes, shifted))
+    assert not verdict.is_judge
+    which = "previous" if step == 1 else "next"
+    assert verdict.causes[0].startswith(f"labels that are shifted: the {which} class's name fits better in ")
+    assert len(verdict.causes) == 1
+
+
+def test_labels_in_disorder_are_not_called_shifted(tmp_path: Path, scenes: Path) -> None:
+    mixed = {name: NAMES[(3 * place + 1) % 10] for place, name in enumerate(NAMES)}
+    verdict = judge.examine(indexed(tmp_path, scenes, mixed))
+    assert verdict.is_chance
+    assert verdict.causes == ("a model that does not know such images, or labels that are not theirs",)
+
+
+def test_numbers_as_names_are_the_likely_cause(tmp_path: Path, scenes: Path) -> None:
+    verdict = judge.examine(indexed(tmp_path, scenes, {name: str(place) for place, name in enumerate(NAMES)}))
+    assert verdict.is_chance
+    assert verdict.causes[0] == "names that name nothing: a class is called '0' (data.classes gives names)"
+
+
+def test_a_prediction_type_that_is_not_the_models_is_named(tmp_path: Path, scenes: Path) -> None:
+    model = tmp_path / "model"
+    with resources.as_file(resources.files("ddps_ray.quickstart") / "weights") as weights:
+        shutil.copytree(weights, model)
+    edit(model / "scheduler" / "scheduler_config.json", prediction_type="v_prediction")
+    verdict = judge.examine(indexed(tmp_path, scenes, {name: name for name in NAMES}, str(model)))
+    assert not verdict.is_judge
+    assert (
+        "prediction_type is v_prediction in scheduler/scheduler_config.json, and the model's output is epsilon"
+        in (verdict.causes[-1])
+    )
+
+
+def test_an_untrained_model_is_at_chance(tmp_path: Path, scenes: Path, tiny_sd: Path) -> None:
+    verdict = judge.examine(indexed(tmp_path, scenes, {name: name for name in NAMES}, str(tiny_sd), pairs=1))
+    assert verdict.is_chance
+    assert verdict.error > 0.9
+    assert verdict.causes == ("a model that does not know such images, or labels that are not theirs",)
+
+
+def test_of_one_class_only_the_error_is_said(tmp_path: Path, scenes: Path) -> None:
+    (tmp_path / "one" / "train").mkdir(parents=True)
+    shutil.copytree(scenes / "train" / "fish", tmp_path / "one" / "train" / "fish")
+    verdict: Verdict = judge.examine(indexed(tmp_path, tmp_path / "one", {"fish": "fish"}))
+    assert (verdict.images, verdict.comparisons, verdict.is_judge) == (12, 0, True)

@@ -1,0 +1,36 @@
+"""The interval of a share, against published values; and what is a judge."""
+
+import pytest
+
+from ddps_ray.verdict import Verdict, wilson
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_intervals_are_those_of_newcombe_1998(right: int, count: int, low: float, high: float) -> None:
+    assert wilson(right, count) == pytest.approx((low, high), abs=5e-5)
+
+
+def verdict(right: int, comparisons: int = 100, error: float = 0.2, misread: float = 0.9) -> Verdict:
+    return Verdict(100, comparisons, right, 400, error, misread, 0.1, ("because",))
+
+
+def test_a_judge_is_clearly_better_than_a_guess() -> None:
+    assert [verdict(right).is_judge for right in (30, 50, 59, 60, 61, 100)] == [False, False, False, True, True, True]
+    assert not verdict(100, misread=0.09).is_judge, "its output is of the other prediction type"
+    assert verdict(0, comparisons=0).is_judge, "with one class there is nothing to compare"
+
+
+def test_the_line_has_the_figures() -> None:
+    assert verdict(97).line() == (
+        "the judge prefers an image's own class to another in 97 of 100 comparisons (95 % interval 92% to 99%, chance is "
+        "50 %; error 0.2 at t = 400, 1 is that of no prediction)"
+    )
+    assert "one class" in verdict(0, comparisons=0).line()
+    assert verdict(50).reason().endswith("Likely cause: because")
+
+
+def test_it_can_be_kept_and_read_again() -> None:
+    assert Verdict.from_json(verdict(7).as_json()) == verdict(7)
