@@ -63,8 +63,7 @@ def _paths(folder: str) -> list[str]:
 
 
 def _rows(folder: str, paths: list[str], columns: list[str], wanted: ds.Expression | None = None) -> pa.Table:
-    filesystem, _ = storage.open_uri(folder)
-    return ds.dataset(paths, filesystem=filesystem, format="parquet").to_table(columns, filter=wanted)
+    return shards.dataset(folder, paths).to_table(columns, filter=wanted)
 
 
 def _quarantine(run: Run, bad: pa.Table) -> None:

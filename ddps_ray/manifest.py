@@ -1,5 +1,8 @@
 """The manifest: the list of a run's images, which `index` writes and every later stage reads."""
 
+import hashlib
+from collections.abc import Iterable
+
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import dataset as ds
@@ -70,7 +73,7 @@ def dataset(run: Run) -> ds.Dataset:
     """
     paths = files(run)
     filesystem, _ = storage.open_uri(run.path(FOLDER))
-    return ds.dataset(paths, schema=schemas.MANIFEST, format="parquet", filesystem=filesystem)
+    return schemas.dataset(paths, filesystem, schemas.MANIFEST)
 
 
 def classes(run: Run, split: str | None = None) -> pa.Table:
@@ -83,6 +86,11 @@ def classes(run: Run, split: str | None = None) -> pa.Table:
     columns = ["class_id", "class_text", "label"]
     rows = dataset(run).to_table(columns=columns, filter=None if split is None else pc.field("split") == split)
     return rows.group_by(columns).aggregate([]).sort_by("label")
+
+
+def class_digest(class_ids: Iterable[str]) -> str:
+    """Digest of a set of classes, the same in any order."""
+    return hashlib.sha256("\n".join(sorted(class_ids)).encode()).hexdigest()[:16]
 
 
 def count(run: Run, split: str) -> int:

@@ -1,8 +1,23 @@
 """Every Parquet file that one stage writes and another reads: column by column, checked at each write."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow import fs
+
+LAYOUT = 2
+"""Version of what a run directory holds, in its record; a column that has come since the first is marked so.
+
+2: `typicality_error` of the scores, `cluster_typicality` of a set, `class_digest` of an evaluation.
+"""
+
+
+def _added(name: str, kind: pa.DataType, layout: int) -> pa.Field:
+    """A column that earlier layouts do not have; there it reads as null."""
+    return pa.field(name, kind, metadata={"layout": str(layout)})
+
 
 MANIFEST = pa.schema(
     [
@@ -39,6 +54,7 @@ DISTILLED = pa.schema(
         pa.field("scaled_height", pa.int32(), nullable=False),
         pa.field("typicality", pa.float32(), nullable=False),  # T of the image's most typical patch
         pa.field("cluster", pa.int32()),  # rank of its cluster by median T, 0 the most typical; null if not clustered
+        _added("cluster_typicality", pa.float32(), layout=2),  # median T of its whole cluster, taken or not
         pa.field("rank", pa.int32()),  # rank inside its cluster by distance to the centroid, 0 the nearest
         pa.field("reason", pa.string(), nullable=False),  # why it was chosen, in words
     ]
@@ -59,6 +75,7 @@ EVALUATION = pa.schema(
         pa.field("best_epoch", pa.int32(), nullable=False),
         pa.field("accuracy_teacher", pa.float32(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),  # JSON of everything else the number depends on
+        _added("class_digest", pa.string(), layout=2),  # of the set's class ids: only sets of the same can be compared
     ]
 )
 
@@ -96,6 +113,7 @@ def scores(dift_size: int) -> pa.Schema:
             pa.field("patch_width", pa.int32()),
             pa.field("patch_height", pa.int32()),
             pa.field("typicality", pa.float32()),  # T(p|c) of that patch: high = typical
+            _added("typicality_error", pa.float32(), layout=2),  # its standard error over the N pairs; null if N = 1
             pa.field("typicality_image", pa.float32()),  # T(z|c): mean of the whole map
             pa.field("map_width", pa.int32()),  # latent size; the map has map_height * map_width values, row by row
             pa.field("map_height", pa.int32()),
@@ -119,6 +137,28 @@ def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
         raise ValueError(f"columns {sorted(set(columns) ^ set(schema.names))} do not match the schema")
     return check(
         pa.table({name: pa.array(columns[name], field.type) for name, field in _fields(schema)}, schema), schema
+    )
+
+
+def dataset(paths: Sequence[str], filesystem: fs.FileSystem, schema: pa.Schema) -> ds.Dataset:
+    """Opens Parquet files as rows of this schema: a column that a file does not have, since it came later, is null.
+
+    Args:
+        paths: The files, in their file system.
+        filesystem: That.
+        schema: Of the rows.
+    """
+    return ds.dataset(list(paths), schema=schema, format="parquet", filesystem=filesystem)
+
+
+def fits(found: pa.Schema, schema: pa.Schema) -> bool:
+    """Whether files with this schema hold rows of `schema`: all columns but those that came later must be there."""
+    if set(found.names) - set(schema.names):
+        return False
+    places = {name: found.get_field_index(name) for name in schema.names}
+    return all(
+        found.field(places[field.name]).type == field.type if places[field.name] >= 0 else field.metadata is not None
+        for field in schema
     )
 
 

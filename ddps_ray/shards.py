@@ -9,10 +9,11 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ddps_ray import storage
+from ddps_ray import schemas, storage
 from ddps_ray.errors import UserError
 
 FOLDER = "scores"
@@ -74,6 +75,32 @@ class Footers:
                 if shard is not None:
                     self._read[path] = shard
         return [self._read[path] for path in paths if path in self._read], [p for p in paths if p not in self._read]
+
+
+def dataset(scores: str, paths: Sequence[str]) -> ds.Dataset:
+    """Opens shards for reading, by column and filter; a column that came after a shard was written is null in it.
+
+    Args:
+        scores: URI of their folder.
+        paths: The shards, in its file system, at least one.
+
+    Raises:
+        pa.ArrowInvalid: The first of them is no Parquet file.
+        UserError: It is no score shard.
+    """
+    filesystem, _ = storage.open_uri(scores)
+    found = pq.read_schema(paths[0], filesystem=filesystem)
+    size = feature_size(found)
+    if size is None:
+        raise UserError(f"{paths[0]} is not a score shard: it has no column `dift` of features; move it elsewhere")
+    return schemas.dataset(paths, filesystem, schemas.scores(size))
+
+
+def feature_size(found: pa.Schema) -> int | None:
+    """Channels of the feature in a shard of this schema, or None if it is none."""
+    place = found.get_field_index("dift")
+    kind = found.field(place).type if place >= 0 else None
+    return kind.list_size if isinstance(kind, pa.FixedSizeListType) else None
 
 
 def is_shard(file: fs.FileInfo) -> bool:

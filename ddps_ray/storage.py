@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from ddps_ray import __version__, uris
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.schemas import LAYOUT
 
 RECORD = "run.json"
 _OBJECT_STORES = ("s3", "gcs", "abfs")
@@ -205,7 +206,11 @@ class Run:
             raise UserError(
                 f"run_dir: {self.uri} is not empty and has no {RECORD}: it is not a run directory; name another"
             )
-        return {"stages": {}, "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES}}
+        return {
+            "stages": {},
+            "layout": LAYOUT,
+            "versions": {"ddps_ray": __version__} | {name: version(name) for name in _PACKAGES},
+        }
 
     def claim(self, stage: str, settings: dict[str, Any], *, begun: bool = True) -> bool:
         """Reserves a stage for these settings and says whether it has finished with them before.
@@ -223,6 +228,7 @@ class Run:
         entry = record["stages"].get(stage)
         if entry is None or not (begun or "finished" in entry):
             record["stages"][stage] = {"settings": settings, "begun": _now()}
+            record["layout"] = LAYOUT
             try:
                 write_json(self.path(RECORD), record)
             except OSError as error:
@@ -279,6 +285,11 @@ def _parsed(uri: str) -> dict[str, Any]:
         raise UserError(f"{uri} is not readable as a run's record: {error}") from error
     if not isinstance(record, dict) or "stages" not in record:
         raise UserError(f"{uri} is not a run's record: it names no stages")
+    if (layout := record.get("layout", 1)) > LAYOUT:
+        by = record.get("versions", {}).get("ddps_ray", "a later version")
+        raise UserError(
+            f"{uri} was written by ddps_ray {by} in layout {layout}; this one, {__version__}, reads up to {LAYOUT}"
+        )
     return record
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import yaml
 from PIL import Image
 
-from ddps_ray import config, manifest, schemas, shards, storage
+from ddps_ray import config, manifest, schemas, score_rows, shards, storage
 from ddps_ray.bench.measure import Measured, measure
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
@@ -42,7 +42,7 @@ def run(folder: str, images: int) -> None:
     try:
         recipe = _recipe(place)
         _draw(place / "data", images)
-        say(f"bench: {images} images of {_CLASSES} classes in {place}")
+        say(f"bench: {images} images of {min(_CLASSES, images)} classes in {place}")
         _say("index", measure(["-m", "ddps_ray.cli", "index", "--config", str(recipe)]))
         done = _pretend(recipe)
         said = f"score, {images - done} of {images} left"
@@ -58,14 +58,14 @@ def _recipe(place: Path) -> Path:
         "run_dir": str(place / "run"),
         "data": {"root": str(place / "data"), "val": None},
         "model": {"path": checkpoints.BUNDLED},
-        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64},
+        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64, "judge": "off"},
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(values))
     return place / "recipe.yaml"
 
 
 def _draw(root: Path, images: int) -> None:
-    for number in range(_CLASSES):
+    for number in range(min(_CLASSES, images)):
         folder = root / "train" / f"class{number:04d}"
         folder.mkdir(parents=True)
         first = folder / "0000000.jpg"
@@ -94,21 +94,20 @@ def _pretend(recipe: Path) -> int:
 
 
 def _scored(rows: pa.Table, schema: pa.Schema, side: int) -> pa.Table:
-    count, width = rows.num_rows, schema.field("dift").type.list_size
-    known = {name: rows[name] for name in ("image_id", "uri", "class_id", "label")}
-    sizes = dict.fromkeys(("width", "height", "scaled_width", "scaled_height", "map_width", "map_height"), side)
-    box = {"left": 0, "top": 0, "patch_width": side, "patch_height": side}
-    values = {name: pa.array(np.full(count, value, np.int32)) for name, value in (sizes | box).items()}
-    values |= {name: pa.array(np.zeros(count, np.float32)) for name in ("typicality", "typicality_image")}
-    values["map"] = _lists(np.zeros((count, side * side), np.float16)).cast(schema.field("map").type)
-    values["dift"] = _lists(np.ones((count, width), np.float16))
-    absent = {name: pa.nulls(count, schema.field(name).type) for name in ("timesteps", "terms", "error")}
-    columns = known | values | absent
-    return schemas.check(pa.table([columns[name] for name in schema.names], schema), schema)
-
-
-def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    """Score rows of manifest rows, all with the same measurements."""
+    row = score_rows.make(
+        **dict.fromkeys(("width", "height", "scaled_width", "scaled_height", "map_width", "map_height"), side),
+        **{"left": 0, "top": 0, "patch_width": side, "patch_height": side, "typicality": 0.0, "typicality_image": 0.0},
+        map=np.zeros(side * side, np.float16),
+        dift=np.ones(schema.field("dift").type.list_size, np.float16),
+    )
+    columns = [
+        rows[field.name]
+        if field.name in rows.column_names
+        else pa.repeat(pa.scalar(row[field.name], field.type), len(rows))
+        for field in schema
+    ]
+    return schemas.check(pa.table(columns, schema), schema)
 
 
 def _say(step: str, measured: Measured) -> None:

@@ -39,15 +39,15 @@ class Scored:
     """What was measured on an image.
 
     Attributes:
-        patch: The most typical window, in latent positions.
-        typicality: T of the whole image.
+        patch: The most typical window, in latent positions, and its T.
+        image_typicality: T of the whole image.
         terms_NHW: The N maps, float32, whose mean is the typicality map.
         timesteps_N: Their time steps.
         dift_D: Spatial mean of the patch's diffusion feature, float32.
     """
 
     patch: Patch
-    typicality: float
+    image_typicality: float
     terms_NHW: np.ndarray
     timesteps_N: np.ndarray
     dift_D: np.ndarray
@@ -56,6 +56,14 @@ class Scored:
     def map_HW(self) -> np.ndarray:  # noqa: N802 - shape suffix
         """The typicality map, float32."""
         return np.asarray(self.terms_NHW.mean(axis=0))
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the patch's T, from the N terms; None of a single one."""
+        patch = self.patch
+        inside = self.terms_NHW[:, patch.row : patch.row + patch.height, patch.column : patch.column + patch.width]
+        means_N = inside.mean(axis=(1, 2), dtype=np.float64)
+        return float(means_N.std(ddof=1) / np.sqrt(len(means_N))) if len(means_N) > 1 else None
 
 
 class Scorer:

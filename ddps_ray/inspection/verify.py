@@ -77,9 +77,8 @@ def _read(this: Run, whole: list[shards.Shard]) -> tuple[pa.Table, list[str]]:
 
 
 def _fits(schema: pa.Schema) -> bool:
-    place = schema.get_field_index("dift")
-    found = schema.field(place).type if place >= 0 else None
-    return isinstance(found, pa.FixedSizeListType) and schema.equals(schemas.scores(found.list_size))
+    size = shards.feature_size(schema)
+    return size is not None and schemas.fits(schema, schemas.scores(size))
 
 
 def _wrong(rows: pa.Table, listed: pa.Table) -> Iterator[str]:

@@ -16,7 +16,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ddps_ray import schemas, storage
+from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe, Student
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
@@ -230,5 +230,6 @@ def _row(
         "best_epoch": outcome.best_epoch,
         "accuracy_teacher": reference,
         "settings": json.dumps(settings(recipe, group), sort_keys=True),
+        "class_digest": manifest.class_digest(group.class_ids),
     }
     return {column: [value] for column, value in row.items()}

@@ -7,12 +7,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ddps_ray import schemas
+from ddps_ray import schemas, score_rows
 from ddps_ray.config import Recipe
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
-from ddps_ray.pipeline.loading import SIZES
 from ddps_ray.strikes import Strikes
 
 
@@ -48,7 +47,7 @@ class ScoringActor:
         items = {place: _item(row) for place, row in enumerate(loaded) if row["error"] is None}
         results = dict(zip(items, self._score(list(items.values()), loaded[0]["image_id"]), strict=True))
         made = [self._row(row, results.get(place)) for place, row in enumerate(loaded)]
-        return schemas.table({name: [row.get(name) for row in made] for name in self._schema.names}, self._schema)
+        return score_rows.table(made, self._scorer.feature_size)
 
     def _score(self, items: list[Item], batch: str) -> list[Scored]:
         """Scores images; after an error of the GPU, in whose process nothing works any more, Ray replaces the actor."""
@@ -62,27 +61,28 @@ class ScoringActor:
             os._exit(1)
 
     def _row(self, loaded: dict[str, object], scored: Scored | None) -> dict[str, object]:
-        row = {name: loaded[name] for name in ("image_id", "uri", "class_id", "label", "error", *SIZES)}
         if scored is None:
-            return row
+            return score_rows.of(loaded)
         if not np.isfinite(scored.terms_NHW).all() or not np.isfinite(scored.dift_D).all():
-            return row | {"error": "the model gave a score that is not finite"}
+            return score_rows.of(loaded | {"error": "the model gave a score that is not finite"})
         patch, factor, settings = scored.patch, self._scorer.factor, self._settings
         height, width = scored.map_HW.shape
-        return row | {
-            "left": patch.column * factor,
-            "top": patch.row * factor,
-            "patch_width": patch.width * factor,
-            "patch_height": patch.height * factor,
-            "typicality": patch.typicality,
-            "typicality_image": scored.typicality,
-            "map_width": width,
-            "map_height": height,
-            "map": scored.map_HW.ravel().astype(np.float16) if settings.store_map else None,
-            "timesteps": scored.timesteps_N.astype(np.int16) if settings.store_terms else None,
-            "terms": scored.terms_NHW.ravel().astype(np.float16) if settings.store_terms else None,
-            "dift": scored.dift_D.astype(np.float16),
-        }
+        return score_rows.of(
+            loaded,
+            left=patch.column * factor,
+            top=patch.row * factor,
+            patch_width=patch.width * factor,
+            patch_height=patch.height * factor,
+            typicality=patch.typicality,
+            typicality_error=scored.standard_error,
+            typicality_image=scored.image_typicality,
+            map_width=width,
+            map_height=height,
+            map=scored.map_HW.ravel().astype(np.float16) if settings.store_map else None,
+            timesteps=scored.timesteps_N.astype(np.int16) if settings.store_terms else None,
+            terms=scored.terms_NHW.ravel().astype(np.float16) if settings.store_terms else None,
+            dift=scored.dift_D.astype(np.float16),
+        )
 
 
 def _item(row: dict[str, object]) -> Item:

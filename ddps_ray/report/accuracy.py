@@ -1,5 +1,6 @@
 """What the students reached: mean and standard deviation over seeds, for each set, IPC and student."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 from ddps_ray.report import tables
 from ddps_ray.storage import Run
 
-_GROUP = ("student", "teacher", "selector", "set_name", "ipc", "images", "epochs")
+_GROUP = ("student", "teacher", "selector", "set_name", "ipc", "images", "epochs", "class_digest", "settings")
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
 _VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher")
 
@@ -43,6 +44,8 @@ class Accuracy:
         ipc: Images per class.
         images: Distilled images trained on.
         epochs: Epochs of training.
+        class_digest: Of its classes; None in rows of an earlier layout.
+        settings: JSON of all else that the number depends on: the protocol, with the number of classes.
         seeds: How many students, one a seed.
         last: Top-1 accuracy after the last epoch: the result.
         best: That of each seed's best epoch, which is picked on the validation split itself.
@@ -56,10 +59,30 @@ class Accuracy:
     ipc: int
     images: int
     epochs: int
+    class_digest: str | None
+    settings: str
     seeds: int
     last: Spread
     best: Spread
     teacher_accuracy: float
+
+    @property
+    def classes(self) -> int:
+        """How many classes it has."""
+        return int(json.loads(self.settings).get("classes", self.images // self.ipc))
+
+    def is_like(self, other: "Accuracy") -> bool:
+        """Whether the two differ in how the set was made alone: same classes, IPC, student, teacher and protocol."""
+        return self.class_digest is not None and self._terms() == other._terms()
+
+    def _terms(self) -> tuple[Any, ...]:
+        return (self.class_digest, self.ipc, self.student, self.teacher, self.epochs, self.settings)
+
+
+def best(found: Sequence[Accuracy]) -> Accuracy | None:
+    """The highest result among those on the most classes: a few classes are easily told apart."""
+    most = max((each.classes for each in found), default=0)
+    return max((each for each in found if each.classes == most), key=lambda each: each.last.mean, default=None)
 
 
 def results(run: Run) -> list[Accuracy]:

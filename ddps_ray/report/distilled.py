@@ -1,19 +1,18 @@
 """The distilled sets on the page: images of each class side by side, and the patches of the most typical clusters."""
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from PIL import Image
 
-from ddps_ray import storage
-from ddps_ray.config import Recipe
+from ddps_ray import schemas, storage
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.report import pictures
 from ddps_ray.report.pictures import Picture
+from ddps_ray.selection.writer import METADATA
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
 
@@ -23,7 +22,8 @@ CLUSTERS, PATCHES = 5, 8
 _THUMBNAILS = 600
 _MOST = 10
 _IMAGE_PIXELS, _PATCH_PIXELS = 128, 96
-_COLUMNS = ["file", "slot", "class_id", "label", "typicality", "cluster", "rank"]
+_COLUMNS = ["file", "slot", "class_id", "label", "typicality", "cluster", "cluster_typicality", "rank"]
+_STAGE = re.compile(r"distill/(?P<name>.+)/ipc=(?P<ipc>\d+)")
 
 
 @dataclass(frozen=True)
@@ -86,25 +86,28 @@ class Cluster:
 
     Attributes:
         place: 1 for the cluster with the highest median typicality of its class.
-        typicality: Median T of the patches that the set took from it.
+        typicality: Median T of all its patches; None in a set of an earlier layout.
         patches: The nearest to its centre first.
         count: How many the set took.
     """
 
     place: int
-    typicality: float
+    typicality: float | None
     patches: list[Picture]
     count: int
 
 
-def find(run: Run, recipe: Recipe) -> list[DistilledSet]:
-    """Reads the metadata of all sets of the recipe that have been made, by IPC and in the recipe's order."""
+def find(run: Run) -> list[DistilledSet]:
+    """Reads the metadata of all sets that have been made, by IPC and in the order in which they were begun."""
     found = []
-    for name, wanted in recipe.distill.sets.items():
-        for ipc in wanted.ipc:
-            uri = run.path("distilled", name, f"ipc={ipc}")
-            if storage.exists(storage.join(uri, "metadata.parquet")):
-                found.append(DistilledSet(name, wanted.selector, ipc, uri, _metadata(uri)))
+    stages = sorted(run.record()["stages"].items(), key=lambda stage: str(stage[1]["begun"]))
+    for stage, entry in stages:
+        if not (made := _STAGE.fullmatch(stage)) or "finished" not in entry:
+            continue
+        uri = run.path("distilled", made["name"], f"ipc={made['ipc']}")
+        if storage.exists(storage.join(uri, METADATA)):
+            selector = entry["settings"]["selector"]
+            found.append(DistilledSet(made["name"], selector, int(made["ipc"]), uri, _metadata(uri)))
     return sorted(found, key=lambda each: each.ipc)
 
 
@@ -170,12 +173,11 @@ def _cluster(each: DistilledSet, place: int, rows: list[dict[str, Any]]) -> Clus
         pictures.picture(each.patch(row), f"patch {i} of cluster {place + 1}", _PATCH_PIXELS)
         for i, row in enumerate(nearest, 1)
     ]
-    return Cluster(place + 1, median(row["typicality"] for row in rows), patches, len(rows))
+    return Cluster(place + 1, rows[0]["cluster_typicality"], patches, len(rows))
 
 
 def _metadata(uri: str) -> list[dict[str, Any]]:
-    filesystem, path = storage.open_uri(storage.join(uri, "metadata.parquet"))
+    filesystem, path = storage.open_uri(storage.join(uri, METADATA))
     order = [(name, "ascending") for name in ("label", "file", "slot")]
-    return list(
-        pq.read_table(path, filesystem=filesystem, columns=_COLUMNS, partitioning=None).sort_by(order).to_pylist()
-    )
+    rows = schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(_COLUMNS)
+    return list(rows.sort_by(order).to_pylist())

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any
 
 from ddps_ray.config import Recipe
+from ddps_ray.report import accuracy
 from ddps_ray.report.accuracy import Accuracy, Spread
 from ddps_ray.report.charts import percent
 from ddps_ray.report.distilled import DistilledSet
@@ -25,10 +26,9 @@ def sentence(
         ipcs = " and ".join(", ".join(str(ipc) for ipc in sorted({each.ipc for each in sets})).rsplit(", ", 1))
         images = "image" if ipcs == "1" else "images"
         parts.append(f"From these scores came {_count(len(sets), 'distilled set')}, with {ipcs} {images} per class.")
-    if results:
-        best = max(results, key=lambda result: result.last.mean)
+    if (best := accuracy.best(results)) is not None:
         parts.append(
-            f"The best, “{best.set_name}” at {_count(best.ipc, 'image')} per class, taught {best.student} "
+            f"The best{_of_classes(best, results)}, “{best.set_name}” at {_count(best.ipc, 'image')} per class, taught {best.student} "
             f"to an accuracy of {_percent(best.last)}{_beside(best, results)}; "
             f"the teacher, which saw the whole data set, has {percent(best.teacher_accuracy, 1)}."
         )
@@ -36,11 +36,15 @@ def sentence(
 
 
 def _beside(best: Accuracy, results: list[Accuracy]) -> str:
-    """The same student's result on the random set of the same size, in words."""
-    if best.selector == "random":
-        return ""
-    same = [r for r in results if (r.student, r.ipc, r.selector) == (best.student, best.ipc, "random")]
-    return f", against {_percent(same[0].last)} with random patches" if same else ""
+    """What random patches gave under the same terms, in words."""
+    same = [each for each in results if each.selector == "random" and each.is_like(best)]
+    return f", against {_percent(same[0].last)} with random patches" if same and best.selector != "random" else ""
+
+
+def _of_classes(best: Accuracy, results: list[Accuracy]) -> str:
+    """Of how many classes it is, where there are results on fewer."""
+    several = len({each.classes for each in results}) > 1
+    return f" on all {best.classes} classes" if several else ""
 
 
 def tiles(
@@ -53,8 +57,8 @@ def tiles(
         (f"{quarantined:,}", "set aside", "quarantine"),
         (f"{len(sets):,}", "distilled sets", "distilled"),
     ]
-    if results:
-        tiles.append((percent(max(r.last.mean for r in results), 1), "best accuracy", "accuracy"))
+    if (best := accuracy.best(results)) is not None:
+        tiles.append((percent(best.last.mean, 1), f"best accuracy{_of_classes(best, results)}", "accuracy"))
     return tiles
 
 

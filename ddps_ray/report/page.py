@@ -65,7 +65,7 @@ def _context(where: Run, recipe: Recipe) -> dict[str, Any]:
     scores = tables.scores(where)
     classes = manifest.classes(where)
     names = dict(zip(classes["class_id"].to_pylist(), classes["class_text"].to_pylist(), strict=True))
-    sets = distilled.find(where, recipe)
+    sets = distilled.find(where)
     results = accuracy.results(where)
     shown = distilled.pick_classes(sets, recipe.report.classes)
     quarantine = _quarantine(where)
@@ -138,7 +138,7 @@ def _accuracy(results: list[Accuracy], sets: list[DistilledSet]) -> dict[str, An
         own = [result for result in results if (result.student, result.teacher) == (student, teacher)]
         alt = f"Line chart: accuracy of {student}, taught by {teacher}, by images per class"
         drawn.append((student, teacher, charts.accuracies(own, names, alt)))
-    return {"results": results, "charts": drawn, "best": max((r.last.mean for r in results), default=0.0)}
+    return {"results": results, "charts": drawn, "best": accuracy.best(results)}
 
 
 def _quarantine(where: Run) -> dict[str, Any]:

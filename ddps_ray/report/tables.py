@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from ddps_ray import storage
+from ddps_ray import schemas, shards, storage
 from ddps_ray.storage import Run
 
 FILE = "__filename"
 """Name of the column that tells which file a row came from; ask for it as for any other."""
+
+_SCHEMAS = {"evaluation": schemas.EVALUATION, "quarantine": schemas.QUARANTINE}
 
 
 def files(run: Run, folder: str) -> list[str]:
@@ -29,12 +31,17 @@ def batches(run: Run, paths: list[str], columns: list[str], where: ds.Expression
         columns: The columns to read.
         where: Which rows to keep; all by default.
     """
-    if not paths:
-        return
-    filesystem, _ = storage.open_uri(run.uri)
-    rows = ds.dataset(paths, filesystem=filesystem, format="parquet")
-    for batch in rows.to_batches(columns=columns, filter=where):
-        yield pa.Table.from_batches([batch])
+    if paths:
+        for batch in _opened(run, paths).to_batches(columns=columns, filter=where):
+            yield pa.Table.from_batches([batch])
+
+
+def _opened(run: Run, paths: list[str]) -> ds.Dataset:
+    """Opens files of one folder of the run by the schema of what is in it."""
+    folder = paths[0].split("/")[-2]
+    if folder == shards.FOLDER:
+        return shards.dataset(run.path(folder), paths)
+    return schemas.dataset(paths, storage.open_uri(run.uri)[0], _SCHEMAS[folder])
 
 
 def read(

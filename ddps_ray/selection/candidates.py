@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from ddps_ray import storage
+from ddps_ray import shards, storage
 
 Box = tuple[int, int, int, int]
 """Left, top, width, height, in pixels of the scaled image."""
@@ -112,27 +112,24 @@ def shards_by_class(scores: str) -> Shards:
         Shards by their paths inside the folder's file system.
     """
     found: Shards = defaultdict(lambda: defaultdict(int))
-    filesystem, _ = storage.open_uri(scores)
-    files = [info.path for info in storage.list_files(scores, recursive=False) if info.path.endswith(".parquet")]
+    files = [info.path for info in storage.list_files(scores, recursive=False) if shards.is_shard(info)]
     if not files:
         return {}
-    shards = ds.dataset(files, format="parquet", filesystem=filesystem)
-    for part in shards.scanner(columns=["class_id"], filter=_SCORED).scan_batches():
+    for part in shards.dataset(scores, files).scanner(columns=["class_id"], filter=_SCORED).scan_batches():
         for count in part.record_batch.column("class_id").value_counts().to_pylist():
             found[count["values"]][part.fragment.path] += count["counts"]
     return {class_id: dict(counts) for class_id, counts in found.items()}
 
 
-def read_class(scores: str, shards: Sequence[str], class_id: str) -> Candidates:
+def read_class(scores: str, paths: Sequence[str], class_id: str) -> Candidates:
     """Reads the candidates of one class.
 
     Args:
         scores: Folder or URI of the score shards.
-        shards: Those that hold the class, as `shards_by_class` names them.
+        paths: Those that hold the class, as `shards_by_class` names them.
         class_id: The class.
     """
-    filesystem, _ = storage.open_uri(scores)
-    rows = ds.dataset(list(shards), format="parquet", filesystem=filesystem).to_table(
+    rows = shards.dataset(scores, paths).to_table(
         columns=list(COLUMNS), filter=_SCORED & (ds.field("class_id") == class_id)
     )
     return Candidates.from_table(rows)

@@ -18,11 +18,13 @@ class Clustering:
     Attributes:
         members: Clusters by the median typicality of their patches, descending; in each the candidates' indices by
             distance to the centroid, ascending.
+        medians: The median typicality of each, in that order.
         cluster: (n,), for each candidate the position of its cluster in `members`.
         rank: (n,), its position inside that cluster.
     """
 
     members: tuple[tuple[int, ...], ...]
+    medians: tuple[float, ...]
     cluster: NDArray[np.int64]
     rank: NDArray[np.int64]
 
@@ -51,7 +53,8 @@ def cluster(candidates: Candidates, centres: int, seed: int) -> Clustering:
     groups.sort(key=lambda members: (-np.median(candidates.typicality[members]), members[0]))
     places = {index: (c, r) for c, members in enumerate(groups) for r, index in enumerate(members)}
     ranked = np.array([places[index] for index in range(len(candidates))], dtype=np.int64)
-    return Clustering(tuple(tuple(members) for members in groups), ranked[:, 0], ranked[:, 1])
+    medians = tuple(float(np.median(candidates.typicality[members])) for members in groups)
+    return Clustering(tuple(tuple(members) for members in groups), medians, ranked[:, 0], ranked[:, 1])
 
 
 def _nearest_first(members: NDArray[np.int64], distances: NDArray[np.float64]) -> list[int]:

@@ -20,6 +20,7 @@ class Choice:
         index: Its image's index among the candidates.
         box: The patch in pixels of the scaled image.
         cluster: Rank of its cluster by median typicality, 0 the most typical; None if the selector does not cluster.
+        cluster_typicality: Median typicality of its cluster; None likewise.
         rank: Rank inside the cluster by distance to the centroid, 0 the nearest; None likewise.
         reason: Why it was chosen, in words.
     """
@@ -27,6 +28,7 @@ class Choice:
     index: int
     box: Box
     cluster: int | None
+    cluster_typicality: float | None
     rank: int | None
     reason: str
 
@@ -60,7 +62,8 @@ class DDPS:
 
     def _choice(self, index: int, why: str) -> Choice:
         place, rank = int(self._clustering.cluster[index]), int(self._clustering.rank[index])
-        return Choice(index, self._candidates.box(index), place, rank, why)
+        median = self._clustering.medians[place]
+        return Choice(index, self._candidates.box(index), place, median, rank, why)
 
 
 class Random:
@@ -73,7 +76,7 @@ class Random:
         for index in rng.sample(range(len(candidates)), len(candidates)):
             (_, _, width, height), (wide, high) = candidates.box(index), candidates.scaled[index].tolist()
             box = (rng.randint(0, wide - width), rng.randint(0, high - height), width, height)
-            self._chosen.append(Choice(index, box, None, None, "random"))
+            self._chosen.append(Choice(index, box, None, None, None, "random"))
 
     def choose(self, budget: Budget) -> list[Choice]:
         """Takes the first of the random order."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from PIL import Image
 
 from ddps_ray import schemas, storage
@@ -52,7 +51,7 @@ def merge(folder: str, class_ids: Sequence[str]) -> int:
     """
     filesystem, _ = storage.open_uri(folder)
     parts = [storage.open_uri(_part(folder, class_id))[1] for class_id in class_ids]
-    rows = ds.dataset(parts, format="parquet", filesystem=filesystem).to_table()
+    rows = schemas.dataset(parts, filesystem, schemas.DISTILLED).to_table()
     rows = schemas.check(rows.sort_by([("file", "ascending"), ("slot", "ascending")]), schemas.DISTILLED)
     storage.write_table(storage.join(folder, METADATA), rows)
     return int(pc.count_distinct(rows.column("file")).as_py())
@@ -99,6 +98,7 @@ def _row(candidates: Candidates, choice: Choice) -> dict[str, Any]:
         "scaled_height": scaled_height,
         "typicality": candidates.typicality[choice.index],
         "cluster": choice.cluster,
+        "cluster_typicality": choice.cluster_typicality,
         "rank": choice.rank,
         "reason": choice.reason,
     }

@@ -176,7 +176,7 @@ def read_metadata(folder: str) -> pa.Table:
     uri = storage.join(folder, "metadata.parquet")
     filesystem, path = storage.open_uri(uri)
     try:
-        return schemas.check(ds.dataset(path, filesystem=filesystem).to_table(), schemas.DISTILLED)
+        return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise UserError(f"{uri}: {first_line(error)}") from error
 
