@@ -2,11 +2,12 @@
 
 import io
 import warnings
+from contextlib import suppress
 
-import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ddps_ray.errors import BadImage
+from ddps_ray import colour, metadata
+from ddps_ray.errors import BadImage, first_line
 
 MAX_PIXELS = 100_000_000
 """An image of more pixels is refused before it is decompressed."""
@@ -17,7 +18,6 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Of Pillow's formats those of photographs; for others it would start programs, such as Ghostscript, on what is read.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-_SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,23 +30,26 @@ _UPRIGHT = {
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decodes an image: the first frame, turned upright by its EXIF orientation, as 8-bit RGB.
+    """Decodes an image: the first picture, turned upright by its EXIF orientation, as 8-bit RGB on white.
 
-    Sixteen-bit grey is scaled to eight bits; transparency is laid on white.
+    Metadata, whatever it is, costs no image; where it cannot be read, there is no orientation. docs/images.md says
+    what becomes of each kind of samples.
 
     Raises:
-        BadImage: Empty, truncated, not an image, or more pixels than `MAX_PIXELS`.
+        BadImage: Empty, truncated, not an image, more pixels than `MAX_PIXELS`, or samples of an unknown range.
     """
     if not data:
         raise BadImage("empty file")
+    pixels, turns = metadata.split(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(pixels), formats=_FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"more than {MAX_PIXELS} pixels")
-        image.load()
-        return _rgb(_upright(image))
+        rgb = colour.to_rgb(image)
+        image.info.update(turns)
+        return _upright(image, rgb)
     except UnidentifiedImageError as error:
-        raise BadImage("not an image") from error
+        raise BadImage(_unidentified(pixels)) from error
     except Image.DecompressionBombError as error:
         raise BadImage(f"more than {MAX_PIXELS} pixels") from error
     except BadImage:
@@ -86,18 +89,23 @@ def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image
     return patch if patch.size == (size, size) else patch.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turns an image by its EXIF orientation; ImageOps.exif_transpose fails on other, odd tags, which it rewrites."""
-    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
+def _unidentified(data: bytes) -> str:
+    """Asks the format whose mark the file begins with why it does not open it, which Image.open keeps to itself."""
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(data[:16]) is not True:
+            continue
+        try:
+            factory(io.BytesIO(data), "")
+        except Exception as error:  # noqa: BLE001 - as in `decode`
+            if not str(error).startswith("not a "):
+                return f"cannot be decoded: {name}: {first_line(error)}; if it is whole, convert it to 8-bit RGB"
+    return "not an image"
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:
-        levels = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(levels.round().clip(0, 255).astype(np.uint8))
-    if "A" in image.getbands() or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, layer)
-    return image.convert("RGB")
+def _upright(image: Image.Image, rgb: Image.Image) -> Image.Image:
+    """Turns `rgb` by the EXIF of `image`; ImageOps.exif_transpose fails on other, odd tags, which it rewrites."""
+    turn = None
+    with suppress(Exception):  # no orientation can be read from garbage
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return rgb if turn is None else rgb.transpose(turn)

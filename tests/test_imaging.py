@@ -3,6 +3,7 @@
 import io
 import resource
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,31 @@ def test_a_giant_is_refused_by_its_header_without_its_memory(side: int) -> None:
     with pytest.raises(BadImage, match="more than 100000000 pixels"):
         imaging.decode(b"\x89PNG\r\n\x1a\n" + body)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; its pixels would be 300,000
+
+
+def test_metadata_takes_no_memory(picture: Pixels) -> None:
+    text = b"Comment\0\0" + zlib.compress(b"a" * 900_000)
+    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
+    data = encoded(Image.fromarray(picture), "PNG")
+    place = data.index(b"IDAT") - 4
+    tracemalloc.start()
+    try:
+        pixels = decoded(data[:place] + 50 * chunk + data[place:])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(pixels, picture)
+    assert peak < 1_000_000  # bytes; the texts would be 45 million
+
+
+def test_a_first_frame_lies_where_the_animation_puts_it() -> None:
+    frame = encoded(Image.new("RGB", (3, 2), "red"), "GIF")
+    place = frame.index(b",\0\0\0\0")
+    canvas = frame[:6] + struct.pack("<HH", 5, 5) + frame[10:place]
+    pixels = decoded(canvas + b"," + struct.pack("<HH", 1, 2) + frame[place + 5 :])
+    expected = np.full((5, 5, 3), 255)
+    expected[2:4, 1:4] = (255, 0, 0)
+    assert np.array_equal(pixels, expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (100, 100), (1280, 200), (64, 47), (7, 9)])

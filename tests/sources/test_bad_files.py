@@ -1,12 +1,10 @@
 """What the web and broken disks leave in a data set: each file is an image or has a reason."""
 
 import gzip
-import io
 import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
+from ddps_ray import imaging
 from ddps_ray.errors import BadImage
 from ddps_ray.sources import layouts, locators, reading
 from tests.sources import datasets
-
-Made = str  # where it is
-Maker = Callable[[Path], Made]
-WIDTH, HEIGHT = 48, 32
-
-
-def picture(mode: str = "RGB", width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Red at the left, blue at the right: a turn or another order of channels would be seen."""
-    pixels = np.zeros((height, width, 3), np.uint8)
-    pixels[:, : width // 2 + 1, 0] = 255
-    pixels[:, width // 2 + 1 :, 2] = 255
-    return Image.fromarray(pixels).convert(mode)
-
-
-def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, form, **options)
-    return stream.getvalue()
-
-
-def file(name: str, data: bytes | Callable[[], bytes]) -> Maker:
-    def make(folder: Path) -> Made:
-        (folder / name).write_bytes(data() if callable(data) else data)
-        return str(folder / name)
-
-    return make
+from tests.sources.odd import HEIGHT, RED, SIZE, WHITE, WIDTH, Made, Maker, animated, chunk, encoded, file, picture
+from tests.sources.odd_metadata import METADATA
+from tests.sources.odd_samples import SAMPLES, SEVERAL
 
 
 def cut(share: float, form: str = "JPEG") -> Maker:
@@ -67,9 +43,6 @@ def ycck() -> bytes:
 
 
 def giant(side: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
 
@@ -78,11 +51,6 @@ def broken_avif() -> bytes:
     data = encoded(picture(), "AVIF")
     head, mark, pixels = data.partition(b"mdat")
     return head + mark + b"\xff" * len(pixels)
-
-
-def animated(form: str, **options: Any) -> bytes:
-    frames = [picture(), Image.new("RGB", (WIDTH, HEIGHT), "lime")]
-    return encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
 
 
 def palette() -> bytes:
@@ -156,8 +124,6 @@ def planes(length: int) -> Maker:
     return make
 
 
-RED, WHITE = (255, 0, 0), (255, 255, 255)
-SIZE = (WIDTH, HEIGHT)
 CASES: dict[str, tuple[Maker, Any]] = {
     **{
         f"JPEG cut at {share:.0%}": (cut(share), r"cannot be decoded|not an image|empty")
@@ -240,14 +206,22 @@ CASES: dict[str, tuple[Maker, Any]] = {
     "animated WebP": (file("x.webp", lambda: animated("WEBP", lossless=True)), (SIZE, RED)),
     "tar path that climbs": (climbing, (SIZE, RED)),
     "planes": (planes(3072), ((32, 32), RED)),
+    **METADATA,
+    **SAMPLES,
+    **SEVERAL,
 }
+
+
+def described(image: Image.Image) -> tuple[Any, ...]:
+    last = (image.width - 1, image.height - 1)
+    return image.mode, image.size, image.getpixel((0, 0)), image.getpixel(last)
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All of them read in one go, as a batch of the pipeline is."""
     places = [maker(tmp_path_factory.mktemp("case")) for maker, _ in CASES.values()]
-    results = reading.attempt(places, lambda image: (image.mode, image.size, image.getpixel((0, 0))))
+    results = reading.attempt(places, described)
     return dict(zip(CASES, results, strict=True))
 
 
@@ -262,7 +236,20 @@ def test_each_file_is_an_image_or_has_a_reason(name: str, outcomes: dict[str, An
         assert "\n" not in str(result)
         return
     assert not isinstance(result, BadImage), result
-    mode, size, corner = result
+    mode, size, *corners = result
     assert (mode, size) == ("RGB", expected[0])
-    if expected[1] is not None:
-        assert max(abs(a - b) for a, b in zip(corner, expected[1], strict=True)) <= 6
+    for corner, colour in zip(corners, expected[1:], strict=False):
+        if colour is not None:
+            assert max(abs(a - b) for a, b in zip(corner, colour, strict=True)) <= 6
+
+
+def test_the_documentation_lists_every_reason_and_no_other(outcomes: dict[str, Any]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "images.md").read_text()
+    documented = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    given = {str(result) for result in outcomes.values() if isinstance(result, BadImage)}
+    with pytest.raises(BadImage) as strip:
+        imaging.scaled_size(81, 10, 32, 8, max_aspect=8)
+    given.add(str(strip.value))
+    patterns = [".+".join(map(re.escape, reason.split("…"))) for reason in documented]
+    assert [reason for reason in given if not any(re.fullmatch(pattern, reason) for pattern in patterns)] == []
+    assert [pattern for pattern in patterns if not any(re.fullmatch(pattern, reason) for reason in given)] == []
