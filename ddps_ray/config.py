@@ -180,9 +180,9 @@ class Score(Section):
     check of the judge has measured it."""
     max_error_fraction: Fraction = 0.05
     """Share of the images that may fail; above it the job ends with an error."""
-    judge: Literal["stop", "warn", "off"] = "stop"
+    judge: Literal["stop", "warn", "skip"] = "stop"
     """What is done about a model that, on about a hundred images, does not prefer an image's own class to another:
-    `stop` ends the job before anything is scored, `warn` says it and goes on, `off` does not try."""
+    `stop` ends the job before anything is scored, `warn` says it and goes on, `skip` does not try."""
     actors: PositiveInt | tuple[PositiveInt, PositiveInt] | None = None
     """Scoring actors, fixed or (least, most); by default one a GPU, or one on a machine without GPUs."""
     gpus: Float | None = Field(default=None, ge=0)

@@ -122,7 +122,7 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     if recipe.model.path == checkpoints.PRETRAINED:
         this.require("pretrain", "pretrain")
     cuda = torch.cuda.is_available()
-    tried = recipe.score.judge != "off"
+    tried = recipe.score.judge != "skip"
     folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda or tried)
     geometry = checkpoints.geometry(folder)
     rows = manifest.classes(this, recipe.data.train).to_pylist()

@@ -48,7 +48,7 @@ def indexed(tmp_path: Path, tiny_sd: Path) -> Path:
     manifest.write(run, "train", schemas.table(columns, schemas.MANIFEST))
     run.finish("index", {"splits": {"train": 5}})
     file = tmp_path / "run.yaml"
-    settings = "{size: 64, patch: 32, pairs: 3, store_terms: true, rows_per_shard: 2}"
+    settings = "{size: 64, patch: 32, pairs: 3, store_terms: true, rows_per_shard: 2, judge: skip}"
     file.write_text(f"run_dir: {run.uri}\ndata: {{root: {data}}}\nmodel: {{path: {tiny_sd}}}\nscore: {settings}\n")
     return file
 

@@ -10,6 +10,7 @@ import pytest
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError
+from ddps_ray.schemas import LAYOUT
 from ddps_ray.storage import Run
 
 
@@ -134,3 +135,19 @@ def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path, inside: st
     with pytest.raises(UserError, match="run_dir") as caught:
         Run(str(target)).claim("index", {})
     assert str(target) in str(caught.value)
+
+
+def test_the_record_says_which_layout_wrote_it_and_a_later_one_is_refused(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    run.claim("index", {})
+    assert run.record()["layout"] == LAYOUT
+    file = tmp_path / "run" / "run.json"
+    earlier = {name: value for name, value in json.loads(file.read_text()).items() if name != "layout"}
+    file.write_text(json.dumps(earlier))
+    assert run.summary("index") is None, "one from before layouts had numbers is read"
+    later = earlier | {"layout": LAYOUT + 1, "versions": {"ddps_ray": "9.9"}}
+    file.write_text(json.dumps(later))
+    with pytest.raises(
+        UserError, match=rf"was written by ddps_ray 9\.9 in layout {LAYOUT + 1}; this one, .* {LAYOUT}$"
+    ):
+        run.record()

@@ -25,8 +25,8 @@ def test_a_judge_is_clearly_better_than_a_guess() -> None:
 
 def test_the_line_has_the_figures() -> None:
     assert verdict(97).line() == (
-        "the judge prefers an image's own class to another in 97 of 100 comparisons (95 % interval 92% to 99%, chance is "
-        "50 %; error 0.2 at t = 400, 1 is that of no prediction)"
+        "the judge prefers an image's own class to another in 97 of 100 comparisons (95 % interval 92% to 99%, "
+        "chance is 50 %; error 0.2 at t = 400, 1 is that of no prediction)"
     )
     assert "one class" in verdict(0, comparisons=0).line()
     assert verdict(50).reason().endswith("Likely cause: because")

@@ -58,7 +58,7 @@ def _recipe(place: Path) -> Path:
         "run_dir": str(place / "run"),
         "data": {"root": str(place / "data"), "val": None},
         "model": {"path": checkpoints.BUNDLED},
-        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64, "judge": "off"},
+        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64, "judge": "skip"},
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(values))
     return place / "recipe.yaml"

@@ -92,12 +92,12 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
 
 
 def _judged(recipe: Recipe, run: Run) -> Verdict | None:
-    """What the check of the judge has found, now or when this stage began before; None where it is off.
+    """What the check of the judge has found, now or when this stage began before; None where it is skipped.
 
     Raises:
         UserError: The model is no judge, and the recipe does not say to go on.
     """
-    if recipe.score.judge == "off":
+    if recipe.score.judge == "skip":
         return None
     noted = run.record()["stages"][STAGE].get("judge")
     verdict = Verdict.from_json(noted) if noted else None

@@ -28,8 +28,8 @@ def sentence(
         parts.append(f"From these scores came {_count(len(sets), 'distilled set')}, with {ipcs} {images} per class.")
     if (best := accuracy.best(results)) is not None:
         parts.append(
-            f"The best{_of_classes(best, results)}, “{best.set_name}” at {_count(best.ipc, 'image')} per class, taught {best.student} "
-            f"to an accuracy of {_percent(best.last)}{_beside(best, results)}; "
+            f"The best{_of_classes(best, results)}, “{best.set_name}” at {_count(best.ipc, 'image')} per class, "
+            f"taught {best.student} to an accuracy of {_percent(best.last)}{_beside(best, results)}; "
             f"the teacher, which saw the whole data set, has {percent(best.teacher_accuracy, 1)}."
         )
     return " ".join(parts)

@@ -68,7 +68,7 @@ def test_typicality_is_that_of_the_equations(scorer: Scorer, tiny_sd: Path) -> N
         np.testing.assert_allclose(scored.map_HW, map_hw, atol=1e-4)
         assert np.abs(map_hw).max() > 1e-3  # the agreement is not that of zeros
         assert (scored.patch.row, scored.patch.column) == corner
-        assert scored.typicality == pytest.approx(map_hw.mean(), abs=1e-4)
+        assert scored.image_typicality == pytest.approx(map_hw.mean(), abs=1e-4)
         window = map_hw[corner[0] : corner[0] + 8, corner[1] : corner[1] + 8]
         assert scored.patch.typicality == pytest.approx(window.mean(), abs=1e-4)
 
@@ -130,7 +130,7 @@ def test_full_patch_is_the_whole_image(tiny_sd: Path, dift_input: str) -> None:
     for item, scored in zip(_items(), scorer.score(_items()), strict=True):
         assert (scored.patch.row, scored.patch.column) == (0, 0)
         assert (scored.patch.height * 4, scored.patch.width * 4) == item.pixels_HWC.shape[:2]
-        assert scored.patch.typicality == pytest.approx(scored.typicality, abs=1e-6)
+        assert scored.patch.typicality == pytest.approx(scored.image_typicality, abs=1e-6)
         assert scored.dift_D.shape == (8,)
 
 

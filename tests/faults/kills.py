@@ -98,7 +98,15 @@ def scene(folder: Path, images: Path, model: Path) -> Scene:
         "run_dir": str(folder / "run"),
         "data": {"root": str(images), "val": None},
         "model": {"path": str(model)},
-        "score": {"size": 64, "patch": 32, "pairs": 30, "batch": 4, "rows_per_shard": ROWS_PER_SHARD, "actors": 2},
+        "score": {
+            "size": 64,
+            "patch": 32,
+            "pairs": 30,
+            "judge": "skip",
+            "batch": 4,
+            "rows_per_shard": ROWS_PER_SHARD,
+            "actors": 2,
+        },
     }
     (folder / NOTES).mkdir(parents=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(values))

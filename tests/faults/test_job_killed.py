@@ -47,7 +47,7 @@ def recipe(tmp_path: Path, scenes: Path, tiny_sd: Path) -> Path:
         "run_dir": str(tmp_path / "run"),
         "data": {"root": str(scenes), "val": None},
         "model": {"path": str(tiny_sd)},
-        "score": {"size": 64, "patch": 32, "pairs": 60, "batch": 5, "rows_per_shard": 10},
+        "score": {"size": 64, "patch": 32, "pairs": 60, "judge": "skip", "batch": 5, "rows_per_shard": 10},
         "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}, "epochs": 1},
         "evaluate": {"size": 64},
     }

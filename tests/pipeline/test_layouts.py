@@ -17,7 +17,7 @@ def _recipe(run_dir: Path, data: Path, model: Path) -> Recipe:
         "run_dir": str(run_dir),
         "data": {"root": str(data)},
         "model": {"path": str(model)},
-        "score": {"size": 64, "patch": 32, "pairs": 1},
+        "score": {"size": 64, "patch": 32, "pairs": 1, "judge": "skip"},
     }
     return parse(values, "test")
 

@@ -21,7 +21,7 @@ def _write(folder: Path, scenes: Path, unet_steps: int) -> Path:
         "run_dir": str(folder / "run"),
         "data": {"root": str(scenes), "val": None},
         "model": {"path": "pretrained"},
-        "score": {"size": 64, "patch": 32, "pairs": 1},
+        "score": {"size": 64, "patch": 32, "pairs": 1, "judge": "skip"},
         "pretrain": {
             "vae_channels": [8, 8, 8],
             "unet_channels": [8, 16],

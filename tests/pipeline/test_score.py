@@ -29,7 +29,16 @@ def _recipe(run_dir: Path, data: Path, model: Path, **changes: object) -> Recipe
         "data": {"root": str(data)},
         "model": {"path": str(model)},
         "distill": {"sets": {"ddps": {"ipc": [2, 5]}}, "clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32},
-        "score": {"size": 64, "patch": 32, "pairs": 2, "batch": 7, "rows_per_shard": 20, "store_terms": True} | changes,
+        "score": {
+            "size": 64,
+            "patch": 32,
+            "pairs": 2,
+            "judge": "skip",
+            "batch": 7,
+            "rows_per_shard": 20,
+            "store_terms": True,
+        }
+        | changes,
     }
     return parse(values, "test")
 
@@ -91,7 +100,10 @@ def test_rows_are_those_of_the_scorer_alone(finished: Recipe, data: Path, tiny_s
         alone = scorer.score([Item(image_id, image_id.split("/")[1], np.asarray(scaled))])[0]
         row = rows[image_id]
         assert row["typicality"] == pytest.approx(alone.patch.typicality, abs=1e-5)
-        assert row["typicality_image"] == pytest.approx(alone.typicality, abs=1e-5)
+        terms = alone.terms_NHW[:, alone.patch.row : alone.patch.row + 8, alone.patch.column : alone.patch.column + 8]
+        spread = np.std([term.mean() for term in terms], ddof=1) / len(terms) ** 0.5
+        assert row["typicality_error"] == pytest.approx(spread, rel=1e-3)
+        assert row["typicality_image"] == pytest.approx(alone.image_typicality, abs=1e-5)
         assert (row["left"], row["top"]) == (alone.patch.column * 4, alone.patch.row * 4)
         assert (row["scaled_width"], row["scaled_height"], row["map_width"]) == (*size, size[0] // 4)
         np.testing.assert_allclose(np.array(row["map"], np.float32), alone.map_HW.ravel(), atol=1e-3)
@@ -168,7 +180,7 @@ def test_a_hundred_photographs_of_all_sizes(shared: Path, tmp_path: Path) -> Non
         "data": {"root": str(shared), "train": "imagenet-samples", "val": None},
         "model": {"path": "quickstart"},
         "distill": {"sets": {"ddps": {"ipc": [2, 5]}}, "clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32},
-        "score": {"size": 64, "patch": 32, "pairs": 1, "max_aspect": 20},
+        "score": {"size": 64, "patch": 32, "pairs": 1, "judge": "skip", "max_aspect": 20},
     }
     recipe = parse(values, "test")
     index.run(recipe)

@@ -23,7 +23,7 @@ BAD = {"train/leaf/bad.png", "train/sign/bad.png"}
 
 
 def _recipe(run_dir: Path, data: Path, model: Path, max_error_fraction: float = 0.25) -> Recipe:
-    settings = {"size": 32, "patch": 16, "pairs": 1, "batch": 4, "rows_per_shard": 5}
+    settings = {"size": 32, "patch": 16, "pairs": 1, "judge": "skip", "batch": 4, "rows_per_shard": 5}
     return parse(
         {
             "run_dir": str(run_dir),

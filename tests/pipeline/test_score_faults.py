@@ -36,7 +36,7 @@ WIDE = 12
 
 
 def _values(run_dir: Path, data: Path, model: Path, **settings: Any) -> dict[str, Any]:
-    small = {"size": 16, "patch": 16, "pairs": 1, "batch": 4, "max_error_fraction": 0.5}
+    small = {"size": 16, "patch": 16, "pairs": 1, "judge": "skip", "batch": 4, "max_error_fraction": 0.5}
     return {
         "run_dir": str(run_dir),
         "data": {"root": str(data), "val": None},

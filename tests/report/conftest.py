@@ -12,12 +12,14 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ddps_ray import config, schemas, storage
+from ddps_ray import config, schemas, score_rows, storage
 from ddps_ray.config import Recipe
 from ddps_ray.quickstart.objects import BOXES_FILE, SIDE
 
 PATCH = 32
 CELL = 4
+MEDIAN = 7.0
+"""Of the first cluster of the fabricated sets; the others are 1 lower each."""
 ODD_CLASS, ODD_NAME = "gem", "<b>x</b>"
 LAST = {
     ("ddps", 1): (0.40, 0.42, 0.44),  # 42.0 ± 2.0
@@ -76,7 +78,7 @@ def make_recipe(run_dir: Path, scenes: Path, report: dict[str, Any]) -> Recipe:
 def build(recipe: Recipe, boxes: Boxes, stages: Sequence[str]) -> None:
     """Writes the files of the given stages, among `score`, `distill`, `evaluate` and `quarantine`."""
     train = {image_id: box for image_id, box in boxes.items() if image_id.startswith("train/")}
-    _write(recipe, "run.json", None, _record(stages))
+    _write(recipe, "run.json", None, _record(recipe, stages))
     _write(recipe, "manifest/0.parquet", schemas.MANIFEST, [_manifest(recipe, image_id) for image_id in train])
     rows = [_score(recipe, image_id, box) for image_id, box in train.items()]
     if "score" in stages:
@@ -113,7 +115,8 @@ def evaluation() -> list[dict[str, Any]]:
             "accuracy_best": last + 0.01,
             "best_epoch": 250,
             "accuracy_teacher": 0.95,
-            "settings": "{}",
+            "settings": '{"classes": 10}',
+            "class_digest": "all",
         }
         for (name, ipc), values in LAST.items()
         for seed, last in enumerate(values)
@@ -144,9 +147,16 @@ def best_window(map_HW: np.ndarray, cells: int, worst: bool = False) -> tuple[in
     return row, column, value if worst else -value
 
 
-def _record(stages: Sequence[str]) -> dict[str, Any]:
+def _record(recipe: Recipe, stages: Sequence[str]) -> dict[str, Any]:
     times = {"begun": "2026-01-01T10:00:00+00:00", "finished": "2026-01-01T11:02:03+00:00"}
-    done = {stage: times | {"settings": {}, "summary": {"images": 1190}} for stage in ("index", *stages)}
+    done: dict[str, Any] = {
+        stage: times | {"settings": {}, "summary": {"images": 1190}} for stage in ("index", *stages)
+    }
+    if done.pop("distill", None):
+        for name, each in recipe.distill.sets.items():
+            for ipc in each.ipc:
+                made = {"settings": {"selector": each.selector}, "summary": {"images": 10 * ipc}}
+                done[f"distill/{name}/ipc={ipc}"] = times | made
     return {"stages": done, "versions": {"ddps_ray": "0.1.0", "torch": "2.14.1"}}
 
 
@@ -165,20 +175,18 @@ def _label(recipe: Recipe, class_id: str) -> int:
 def _score(recipe: Recipe, image_id: str, box: tuple[int, int, int, int]) -> dict[str, Any]:
     manifest = _manifest(recipe, image_id)
     map_HW, row, column, mean = _map_and_patch(image_id, box)
-    return {name: manifest[name] for name in ("image_id", "uri", "class_id", "label")} | {
+    return score_rows.of(
+        manifest,
         **dict.fromkeys(("width", "height", "scaled_width", "scaled_height"), SIDE),
         **dict.fromkeys(("patch_width", "patch_height"), PATCH),
         **dict.fromkeys(("map_width", "map_height"), SIDE // CELL),
-        "left": column * CELL,
-        "top": row * CELL,
-        "typicality": mean,
-        "typicality_image": float(map_HW.mean()),
-        "map": map_HW.ravel(),
-        "timesteps": None,
-        "terms": None,
-        "dift": np.zeros(8, np.float16),
-        "error": None,
-    }
+        left=column * CELL,
+        top=row * CELL,
+        typicality=mean,
+        typicality_image=float(map_HW.mean()),
+        map=map_HW.ravel(),
+        dift=np.zeros(8, np.float16),
+    )
 
 
 @functools.cache
@@ -207,9 +215,9 @@ def _distil(recipe: Recipe, name: str, ipc: int, rows: list[dict[str, Any]]) -> 
                     | {"file": file, "slot": slot, "width": PATCH, "height": PATCH, "reason": "test"}
                     | {"scaled_width": SIDE, "scaled_height": SIDE}
                     | (
-                        {"cluster": place // 4, "rank": place % 4}
+                        {"cluster": place // 4, "cluster_typicality": MEDIAN - place // 4, "rank": place % 4}
                         if name == "ddps"
-                        else {"cluster": None, "rank": None}
+                        else {"cluster": None, "cluster_typicality": None, "rank": None}
                     )
                 )
     _write(recipe, f"distilled/{name}/ipc={ipc}/metadata.parquet", schemas.DISTILLED, metadata)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddps_ray import schemas, storage
+from ddps_ray import score_rows, storage
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.quickstart.objects import BOXES_FILE, SIDE
@@ -116,12 +116,12 @@ def test_window_means() -> None:
 
 
 def score_one(folder: Path, map_values: np.ndarray | None) -> None:
-    row = dict.fromkeys(schemas.scores(8).names) | {
+    row = score_rows.make(
         **{"image_id": "a", "uri": "u", "class_id": "c", "label": 0, "width": 200, "height": 100},
         **{"scaled_width": 128, "scaled_height": 64, "left": 32, "top": 0, "patch_width": 64, "patch_height": 64},
         **{"typicality": 0.1, "typicality_image": 0.0, "map_width": 8, "map_height": 4, "map": map_values},
-    }
-    rows = schemas.table({name: [value] for name, value in row.items()}, schemas.scores(8))
+    )
+    rows = score_rows.table([row], 8)
     storage.write_table(str(folder / "run" / "scores" / "0.parquet"), rows)
 
 

@@ -1,9 +1,11 @@
 """The page as a reader has it: right numbers, safe text, whole in itself, and there whatever has run."""
 
+import re
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from ddps_ray import storage
-from ddps_ray.config import Recipe
+from ddps_ray import schemas, storage
+from ddps_ray.config import Distill, Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.report import examples, localisation, page
 from ddps_ray.report.distilled import DistilledSet
 from ddps_ray.storage import Run
-from tests.report.conftest import ODD_NAME
+from tests.report.conftest import ODD_NAME, evaluation
 
 MakeRun = Callable[..., Recipe]
 
@@ -70,6 +72,83 @@ def test_numbers_are_the_ones_computed_by_hand(whole: tuple[str, Reader]) -> Non
     assert "against 53.0 ± 2.6 % with random patches" in reader.text
     assert "score aspect ratio … is over … 2 score empty file 1" in reader.text
     assert "2026-01-01 10:00 2026-01-01 11:02 1 h 2 min 3 s images 1,190" in reader.text
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    return evaluation()[0] | {"set_name": "other"} | changes
+
+
+@pytest.mark.parametrize(
+    "few",
+    [
+        result(accuracy_last=0.99, settings='{"classes": 2}', class_digest="few", images=2),
+        result(accuracy_last=0.99, selector="random", settings='{"classes": 2}', class_digest="few"),
+    ],
+)
+def test_a_set_of_few_classes_is_not_the_best(make_run: MakeRun, few: dict[str, Any]) -> None:
+    recipe = make_run("score", "distill", "evaluate")
+    add(recipe, few)
+    _, reader = read(recipe)
+    assert (
+        "The best on all 10 classes, “ddps” at 2 images per class, taught convnet3 to an accuracy of 62.0"
+        in reader.text
+    )
+    assert "62.0 % best accuracy on all 10 classes" in reader.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ipc": 1},
+        {"class_digest": "few"},
+        {"class_digest": None},
+        {"student": "convnet4"},
+        {"teacher": "convnet4"},
+        {"epochs": 200},
+        {"settings": '{"classes": 10, "temperature": 1}'},
+    ],
+)
+def test_like_is_compared_with_like(make_run: MakeRun, changes: dict[str, Any]) -> None:
+    recipe = make_run("score")
+    best = result(set_name="ddps", ipc=2, accuracy_last=0.9)
+    add(recipe, best, result(set_name="chance", selector="random", ipc=2, accuracy_last=0.5) | changes)
+    assert "taught convnet3 to an accuracy of 90.0 %; the teacher" in read(recipe)[1].text
+    add(recipe, result(set_name="fair", selector="random", ipc=2, accuracy_last=0.4))
+    assert "taught convnet3 to an accuracy of 90.0 %, against 40.0 % with random patches" in read(recipe)[1].text
+
+
+def add(recipe: Recipe, *rows: dict[str, Any]) -> None:
+    folder = Path(recipe.run_dir, "evaluation")
+    folder.mkdir(exist_ok=True)
+    columns = {name: [row[name] for row in rows] for name in schemas.EVALUATION.names}
+    pq.write_table(schemas.table(columns, schemas.EVALUATION), folder / f"{len(list(folder.iterdir()))}x.parquet")
+
+
+def test_a_set_that_the_recipe_does_not_name_is_there_too(make_run: MakeRun) -> None:
+    recipe = make_run("score", "distill")
+    bare = recipe.model_copy(update={"distill": Distill()})
+    assert read(bare)[1].text == read(recipe)[1].text.replace("ddps, random", "ddps")
+    assert "4 distilled sets" in read(bare)[1].text
+
+
+def test_a_cluster_shows_its_own_median(whole: tuple[str, Reader]) -> None:
+    text = whole[1].text
+    assert re.search(r"Cluster 1 T = 7\.0+ 4 patches", text)
+    assert re.search(r"Cluster 2 T = 6\.0+ 4 patches", text)
+
+
+def test_rows_of_an_earlier_layout_are_read(make_run: MakeRun) -> None:
+    recipe = make_run("score", "distill", "evaluate")
+    before = read(recipe)[1].text
+    for file in Path(recipe.run_dir).rglob("*.parquet"):
+        rows = pq.read_table(file, partitioning=None)
+        later = [field.name for field in rows.schema if field.metadata and b"layout" in field.metadata]
+        pq.write_table(rows.drop_columns(later), file)
+    after = read(recipe)[1].text
+    assert "T = 7.00" in before
+    assert "T = 7.00" not in after
+    assert "against 53.0 ± 2.6 % with random patches" not in after, "of what classes they are is not known"
+    assert "62.0 ± 2.6" in after
 
 
 def test_page_is_whole_in_itself(whole: tuple[str, Reader]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ddps_ray import schemas
+from ddps_ray import schemas, score_rows
 from ddps_ray.selection.candidates import Candidates
 
 CHANNELS = 8
@@ -17,41 +17,35 @@ def scored(image_id: str, visual: int, aside: float, typicality: float, **change
     feature = [0.0] * CHANNELS
     length = 1 + sum(image_id.encode()) % 3
     feature[visual], feature[-1] = length, length * aside
-    row: dict[str, Any] = dict.fromkeys(SCHEMA.names) | {
-        "image_id": image_id,
-        "uri": f"/nowhere/{image_id}",
-        "class_id": "leaf",
-        "label": 6,
-        "width": 64,
-        "height": 64,
-        "scaled_width": 96,
-        "scaled_height": 64,
-        "left": 8,
-        "top": 0,
-        "patch_width": 48,
-        "patch_height": 48,
-        "typicality": typicality,
-        "typicality_image": typicality / 2,
-        "dift": feature,
-    }
+    row = score_rows.make(
+        image_id=image_id,
+        uri=f"/nowhere/{image_id}",
+        class_id="leaf",
+        label=6,
+        width=64,
+        height=64,
+        scaled_width=96,
+        scaled_height=64,
+        left=8,
+        top=0,
+        patch_width=48,
+        patch_height=48,
+        typicality=typicality,
+        typicality_image=typicality / 2,
+        dift=feature,
+    )
     return row | changes
 
 
 def failed(image_id: str, **changes: Any) -> dict[str, Any]:
     """A row of an image that could not be scored."""
-    return dict.fromkeys(SCHEMA.names) | {
-        "image_id": image_id,
-        "uri": f"/nowhere/{image_id}",
-        "class_id": "leaf",
-        "label": 6,
-        "error": "not an image",
-        **changes,
-    }
+    row = score_rows.make(image_id=image_id, uri=f"/nowhere/{image_id}", class_id="leaf", label=6, error="not an image")
+    return row | changes
 
 
 def score_table(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """The rows as one shard."""
-    return schemas.table({name: [row[name] for row in rows] for name in SCHEMA.names}, SCHEMA)
+    return score_rows.table(rows, CHANNELS)
 
 
 def candidates(rows: Sequence[dict[str, Any]]) -> Candidates:

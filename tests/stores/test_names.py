@@ -40,7 +40,7 @@ def _values(root: str, run_dir: str, model: Path) -> dict[str, Any]:
         "run_dir": run_dir,
         "data": {"root": root},
         "model": {"path": str(model)},
-        "score": {"size": 32, "patch": 16, "pairs": 1},
+        "score": {"size": 32, "patch": 16, "pairs": 1, "judge": "skip"},
         "distill": {"size": 16, "clusters": 2, "top_clusters": 1, "sets": {"ddps": {"ipc": [1]}}},
         "teacher": {"weights": "trained", "model": student, "epochs": 1, "batch": 4},
         "evaluate": {"size": 16, "students": [student], "seeds": [0], "epochs": 1},
