@@ -1,6 +1,7 @@
 """One frozen, strict Recipe for a run: read from a YAML file, overridden key by key, checked before any work starts."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -21,6 +22,9 @@ from ddps_ray.yaml_values import Values
 _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 """A colon before the path that is not that of a port: S3's clients take a secret there."""
 
+_JOB_FOLDER = "working_dir_files"
+"""Where Ray puts a copy of a submitted job's folder, and starts the job."""
+
 
 def place(uri: str) -> str:
     """Makes a local path absolute; leaves a URI as it is.
@@ -36,25 +40,49 @@ def place(uri: str) -> str:
     return storage.absolute(uri)
 
 
-def _place(uri: str) -> str:
-    try:
-        return place(uri)
-    except UserError as error:
-        raise ValueError(str(error)) from error
+def lasting(uri: str) -> str:
+    """Makes a local path absolute, as `place` does, but refuses a relative one in a submitted job.
 
-
-Place = Annotated[str, AfterValidator(_place)]
-"""A local path or a URI; a relative path is made absolute, since workers run in other folders."""
+    Raises:
+        UserError: It would be in the job's own folder, or holds a secret.
+    """
+    relative = not uris.is_uri(uri) and not Path(uri).expanduser().is_absolute()
+    if relative and _JOB_FOLDER in Path.cwd().parts:
+        raise UserError(
+            f"{uri}: a relative path in a submitted job is in the job's own folder, which other nodes do not see and "
+            "which is thrown away: give a URI, or an absolute path that every node sees"
+        )
+    return place(uri)
 
 
 def _run_dir(uri: str) -> str:
-    made = _place(uri)
+    made = lasting(uri)
     if "?" in (uris.parse(made).path if uris.is_uri(made) else made):
-        raise ValueError("Ray looks for the ending of a file's name before a ?, so that none may be in it")
+        raise UserError("Ray looks for the ending of a file's name before a ?, so that none may be in it")
     return made
 
 
-Names = Annotated[str, AfterValidator(lambda name: name if name == "imagenet-1k" else _place(name))]
+def _checked_by(work: Callable[[str], str]) -> AfterValidator:
+    """Makes of a UserError one of pydantic's, which knows the key."""
+
+    def check(value: str) -> str:
+        try:
+            return work(value)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    return AfterValidator(check)
+
+
+def _folder_or_name(path: str) -> str:
+    return place(path) if uris.is_uri(path) or Path(path).expanduser().is_dir() else path
+
+
+Place = Annotated[str, _checked_by(place)]
+"""A local path or a URI; a relative path is made absolute, since workers run in other folders."""
+Lasting = Annotated[str, _checked_by(lasting)]
+"""A place that outlives a job."""
+Names = Annotated[str, _checked_by(lambda name: name if name == "imagenet-1k" else place(name))]
 """A table of class names: a place, or the packaged one."""
 
 
@@ -84,7 +112,7 @@ class Section(BaseModel):
 class Data(Section):
     """The data set, and how `index` lists it."""
 
-    root: Place
+    root: Lasting
     """Folder or URI of the data set."""
     layout: Literal[
         "auto",
@@ -123,14 +151,10 @@ class Data(Section):
         return self
 
 
-def _folder_or_name(path: str) -> str:
-    return _place(path) if uris.is_uri(path) or Path(path).expanduser().is_dir() else path
-
-
 class Model(Section):
     """The Stable Diffusion checkpoint that judges."""
 
-    path: Annotated[str, AfterValidator(_folder_or_name)]
+    path: Annotated[str, _checked_by(_folder_or_name)]
     """Folder in the diffusers layout (unet, vae, text_encoder, tokenizer, scheduler), or a Hub name; `pretrained` means
     what `ddps pretrain` made in this run directory, `quickstart` the small model that comes with the package."""
     revision: str | None = None
@@ -377,7 +401,7 @@ class Report(Section):
 class Recipe(Section):
     """All settings of a run."""
 
-    run_dir: Annotated[str, AfterValidator(_run_dir)]
+    run_dir: Annotated[str, _checked_by(_run_dir)]
     """Folder or URI that the run's files go to."""
     seed: Int = 0
     """Seed of the noise and time steps of scoring, with each image's id."""

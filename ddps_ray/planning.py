@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from ddps_ray import imaging, judge, manifest, shards
+from ddps_ray import checks, imaging, judge, manifest, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
@@ -111,8 +111,8 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
         utilisation: Share of the GPU's peak that is reached, over 0 and at most 1.
 
     Raises:
-        UserError: An argument is impossible, the data set is not indexed, the model or the settings do not fit, or the
-            model is no judge of such images.
+        UserError: An argument is impossible, the data set is not indexed, the model or the settings do not fit, a later
+            stage could not do what the recipe says, or the model is no judge of such images.
     """
     _check(gpu, price, utilisation)
     this = Run(recipe.run_dir)
@@ -141,7 +141,7 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     shard = rows_per_shard(recipe.score, speed.seconds)
     for line in table(Plan(images, done, sizes, cost, stored, shard, speed, price)):
         say(line)
-    for doubt in doubts:
+    for doubt in [*doubts, *checks.check(recipe, fetch=False)]:
         say(_row("warning", doubt))
     if tried:
         _try(recipe, folder)

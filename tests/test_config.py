@@ -153,3 +153,18 @@ def test_a_secret_in_a_uri_is_refused_and_not_repeated(recipe_file: Path) -> Non
             assert secret not in str(caught.value)
     plain = "s3://bucket/user@home:1/images?endpoint_override=127.0.0.1:9000&scheme=http"
     assert config.load(recipe_file, [f"data.root={plain}"]).data.root == plain
+
+
+def test_a_relative_place_in_a_submitted_job_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0123456789abcdef"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    (folder / "run.yaml").write_text(RECIPE)
+    with pytest.raises(
+        UserError, match=r"run\.yaml, line 2: run_dir: runs/one: a relative path in a submitted job is in"
+    ):
+        config.load("run.yaml")
+    with pytest.raises(UserError, match=r"data\.root: photos: a relative path in a submitted job"):
+        config.load("run.yaml", ["run_dir=s3://bucket/run"])
+    there = ["run_dir=s3://bucket/run", "data.root=/photos", "data.classes=names.csv"]
+    assert config.load("run.yaml", there).data.classes == str(folder / "names.csv"), "what the job brings along may be"

@@ -49,7 +49,10 @@ def indexed(tmp_path: Path, tiny_sd: Path) -> Path:
     run.finish("index", {"splits": {"train": 5}})
     file = tmp_path / "run.yaml"
     settings = "{size: 64, patch: 32, pairs: 3, store_terms: true, rows_per_shard: 2, judge: skip}"
-    file.write_text(f"run_dir: {run.uri}\ndata: {{root: {data}}}\nmodel: {{path: {tiny_sd}}}\nscore: {settings}\n")
+    file.write_text(
+        f"run_dir: {run.uri}\ndata: {{root: {data}, val: null}}\nmodel: {{path: {tiny_sd}}}\nscore: {settings}\n"
+        "distill: {sets: {a: {ipc: [1]}}}\n"
+    )
     return file
 
 
@@ -87,6 +90,24 @@ def test_what_is_scored_is_not_planned_again(indexed: Path, tmp_path: Path, caps
     assert said["images"] == "5: 4 scored, 1 left"
     assert said["U-Net calls"] == "6 an image, 6 left"
     assert said["shards"] == "1 of 2 images left"
+
+
+def test_a_plan_tries_the_judge_and_ends_with_2_where_it_is_none(
+    indexed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = _plan(indexed, capsys, "--set", "score.judge=stop")
+    assert said["judge"].startswith("one class, so that the judge cannot be tried (error ")
+    run = Run(str(tmp_path / "run"))
+    rows = manifest.dataset(run).to_table().to_pylist()
+    for number, row in enumerate(rows):
+        row |= {"class_id": "ab"[number % 2], "class_text": ("fish", "leaf")[number % 2], "label": number % 2}
+    single = ["--set", "distill.mosaic_up_to=0"]
+    manifest.write(run, "train", pa.Table.from_pylist(rows, schemas.MANIFEST))
+    assert cli.main(["plan", "--config", str(indexed), "--set", "score.judge=stop", *single]) == 2
+    told = capsys.readouterr()
+    assert "\njudge        the judge prefers an image's own class to another in " in told.out
+    assert "Likely cause: " in told.err
+    assert cli.main(["plan", "--config", str(indexed), "--set", "score.judge=warn", *single]) == 0
 
 
 def test_a_million_images_in_numbers() -> None:
@@ -128,6 +149,11 @@ def test_the_bytes_of_a_row_follow_what_is_stored() -> None:
         (["--utilisation", "1.01"], "--utilisation 1.01: give a share over 0 and at most 1"),
         (["--utilisation", "nan"], "--utilisation nan: give a share over 0 and at most 1"),
         (["--price", "-1"], "--price -1: give a number of at least 0"),
+        (
+            ["--set", "distill.sets.a.ipc=[6]"],
+            "distill.sets.a.ipc: class 'a': 6 mosaics of four patches need 24 images "
+            "of each class, and it has 5: possible is ipc up to 1, or, with single patches (distill.mosaic_up_to=0), ipc up to 5",
+        ),
         (["--set", "data.train=other"], "data.train: the index in {run} has no split 'other'"),
         (["--set", "score.patch=30"], "score.patch: 30 is not a multiple of 4, the VAE's scale factor"),
         (["--set", "run_dir={run}-new"], "{run}-new has no finished index stage: run `ddps index` first"),

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ddps_ray.config import Pretrain
+from ddps_ray.diffusion.checkpoint import Geometry
 
 _START, _END, _WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 _GROUPS = 8
@@ -83,6 +84,13 @@ def build(settings: Pretrain, prompts: Sequence[str]) -> Parts:
         steps_offset=1,
     )
     return Parts(vae, unet, text_encoder, tokenizer, scheduler)
+
+
+def geometry(settings: Pretrain) -> Geometry:
+    """The shapes of the model that `build` makes."""
+    return Geometry(
+        2 ** (len(settings.vae_channels) - 1), tuple(reversed(settings.unet_channels)), trained_size=settings.size
+    )
 
 
 def train_tokenizer(prompts: Sequence[str]) -> CLIPTokenizer:

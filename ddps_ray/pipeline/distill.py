@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.dataset as ds
 import ray
 
-from ddps_ray import manifest, storage
+from ddps_ray import storage
 from ddps_ray.config import Distill, DistilledSet, Recipe
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
-from ddps_ray.selection.budget import plan
+from ddps_ray.selection import sets
 from ddps_ray.selection.candidates import Shards, read_class, shards_by_class
 from ddps_ray.selection.writer import METADATA, PARTS, merge, write_class
 from ddps_ray.storage import Run
@@ -54,9 +53,11 @@ def run(recipe: Recipe) -> None:
     targets = list(_targets(this, recipe.distill))
     todo = [target for target in targets if not target.done(this)]
     shards = shards_by_class(this.path("scores")) if todo else {}
-    classes = wanted_classes(this, recipe) if todo else {}
+    classes = sets.class_ids(this, recipe) if todo else {}
     for target in todo:
-        _check_enough(target, shards, classes[target.name])
+        counts = {class_id: sum(shards.get(class_id, {}).values()) for class_id in classes[target.name]}
+        if wrong := sets.too_small(target.name, target.ipc, recipe.distill, counts):
+            raise UserError(wrong)
     for target in targets:
         _check_scores(this, target, scores)
         this.claim(target.stage, _settings(recipe.distill, target))
@@ -84,33 +85,6 @@ def _settings(settings: Distill, target: Target) -> dict[str, Any]:
     return settings.model_dump(exclude={"sets"}) | chosen
 
 
-def wanted_classes(this: Run, recipe: Recipe) -> dict[str, list[str]]:
-    """The class ids of each set, sorted.
-
-    Raises:
-        UserError: A set names a class that the training split does not have.
-    """
-    training = ds.field("split") == recipe.data.train
-    known = set(manifest.dataset(this).to_table(columns=["class_id"], filter=training)["class_id"].unique().to_pylist())
-    for name, wanted in recipe.distill.sets.items():
-        if unknown := sorted(set(wanted.classes or ()) - known):
-            raise UserError(f"distill.sets.{name}.classes: there is no class {unknown[0]!r} in {this.path('manifest')}")
-    return {name: sorted(set(wanted.classes or known)) for name, wanted in recipe.distill.sets.items()}
-
-
-def _check_enough(target: Target, shards: Shards, class_ids: list[str]) -> None:
-    counts = {class_id: sum(shards.get(class_id, {}).values()) for class_id in class_ids}
-    least = min(counts, key=lambda class_id: counts[class_id])
-    where = f"distill.sets.{target.name}"
-    if not counts[least]:
-        raise UserError(f"{where}.classes: class {least!r} has no scored image; name classes without it")
-    if counts[least] < target.ipc:
-        raise UserError(
-            f"{where}.ipc: {target.ipc} images a class asked, but class {least!r} has {counts[least]} scored images; "
-            f"the largest possible is {counts[least]}"
-        )
-
-
 def _check_scores(this: Run, target: Target, scores: dict[str, Any]) -> None:
     made = this.summary(target.stage)
     if made is not None and made["scores"] != scores["digest"]:
@@ -124,7 +98,6 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
     set_uri = this.path("distilled", name)
     ipcs = [target.ipc for target in targets]
     say(f"distill {name}: {wanted.selector} at ipc {', '.join(map(str, ipcs))} from {len(shards)} classes → {set_uri}")
-    short = {target.ipc: _short(settings, target, shards) for target in targets}
     for target in targets:
         storage.remove(target.uri)  # what an interrupted attempt left
     rows = [{"class_id": class_id, "shards": list(counts)} for class_id, counts in shards.items()]
@@ -134,7 +107,7 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
     merging = [ray.remote(merge).remote(target.uri, list(shards)) for target in targets]
     for target, images in zip(targets, ray.get(merging), strict=True):
         storage.remove(storage.join(target.uri, PARTS))
-        made = {"images": images, "classes": len(shards), "too_few_patches": short[target.ipc]}
+        made = {"images": images, "classes": len(shards)}
         this.finish(target.stage, made | {"scores": digest})
         say(f"{target.stage}: {_said(this, target)}")
 
@@ -161,24 +134,6 @@ def _watch(name: str, classes: ray.data.Dataset, total: int) -> None:
     if problems:
         more = f" (and {len(problems) - 1} more classes with such an image)" if len(problems) > 1 else ""
         raise UserError(f"{min(problems)}{more}")
-
-
-def _short(settings: Distill, target: Target, shards: Shards) -> dict[str, int]:
-    """Says which classes have too few patches for so many mosaics; returns the images that each gives instead."""
-    counts = {class_id: sum(shard.values()) for class_id, shard in shards.items()}
-    budgets = {
-        class_id: plan(target.ipc, count, settings.top_clusters, settings.mosaic_up_to)
-        for class_id, count in counts.items()
-    }
-    needed = {class_id: target.ipc * budget.columns**2 for class_id, budget in budgets.items()}
-    short = {class_id: budgets[class_id].images for class_id in shards if counts[class_id] < needed[class_id]}
-    if short:
-        least = min(short, key=lambda class_id: counts[class_id])
-        said = f"class {least!r} has {counts[least]} scored images, {target.ipc} mosaics need {needed[least]}"
-        repeated = " with patches repeated" if budgets[least].patches > counts[least] else ""
-        others = f"; {len(short) - 1} more classes have too few" if len(short) > 1 else ""
-        say(f"{target.stage}: {said}: gives {short[least]}{repeated}{others}")
-    return short
 
 
 def _said(this: Run, target: Target) -> str:

@@ -22,6 +22,7 @@ from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster, teacher, trainers
 from ddps_ray.report import accuracy
+from ddps_ray.selection import sets
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
 from ddps_ray.students.training import Protocol
@@ -157,20 +158,15 @@ class Trainers:
 
 def _groups(recipe: Recipe, target: Run) -> Iterator[Group]:
     cfg, everything = recipe.evaluate, data.class_ids(target, recipe.data.train)
-    for set_name in cfg.sets or recipe.distill.sets:
-        wanted = recipe.distill.sets[set_name]
-        classes = tuple(sorted(set(wanted.classes or everything)))
-        for ipc in dict.fromkeys(wanted.ipc):
-            if cfg.ipc is None or ipc in cfg.ipc:
-                for student in cfg.students:
-                    yield Group(set_name, ipc, student, classes, tuple(dict.fromkeys(cfg.seeds)))
+    for set_name, ipc in sets.evaluated(recipe):
+        classes = tuple(sorted(set(recipe.distill.sets[set_name].classes or everything)))
+        for student in cfg.students:
+            yield Group(set_name, ipc, student, classes, tuple(dict.fromkeys(cfg.seeds)))
 
 
 def _check(recipe: Recipe, target: Run, groups: list[Group]) -> None:
     if recipe.data.val is None:
         raise UserError("data.val: null, but students are tested on a validation split")
-    if not groups:
-        raise UserError(f"evaluate: nothing to do: no set has an IPC of {list(recipe.evaluate.ipc or ())}")
     names = [networks.name(student) for student in recipe.evaluate.students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")

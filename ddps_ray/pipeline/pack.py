@@ -49,7 +49,7 @@ def run(recipe: Recipe, out: str, seconds: float = 10.0) -> None:
         UserError: The data set is not indexed, `out` has other files, or those of another index, or too many images
             cannot be read; run again, it tries those once more.
     """
-    target, out = Run(recipe.run_dir), config.place(out)
+    target, out = Run(recipe.run_dir), config.lasting(out)
     indexed = target.require("index", "index")
     stage = f"{STAGE}/{out}"
     if stage not in target.record()["stages"] and any(True for _ in storage.list_files(out)):

@@ -6,8 +6,9 @@ import time
 from importlib import resources
 from pathlib import Path
 
-from ddps_ray import config
+from ddps_ray import config, uris
 from ddps_ray.console import say
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import every
 from ddps_ray.quickstart.objects import BOXES_FILE, write_image_folder
 from ddps_ray.report.localisation import measure
@@ -32,7 +33,9 @@ def run(out: str, full: bool, overrides: list[str]) -> None:
         UserError: As each stage does.
     """
     begun = time.monotonic()
-    folder = Path(out).resolve()
+    if uris.is_uri(out):
+        raise UserError(f"--out: {out}: the quickstart draws its data into a folder of a disk: give a path")
+    folder = Path(config.lasting(out))
     recipe_file = resources.files("ddps_ray.quickstart") / "recipe.yaml"
     places = [
         f"run_dir={json.dumps(str(folder / 'run'))}",

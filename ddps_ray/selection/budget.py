@@ -12,7 +12,7 @@ class Budget:
     """What one class gives at one IPC.
 
     Attributes:
-        images: Distilled images; the IPC, unless the class has too few patches.
+        images: Distilled images, the IPC.
         columns: Patches in a row of an image: 2 in a mosaic of two by two, 1 where a patch is an image.
         top_clusters: N, the clusters from which patches are taken before the fill.
         per_cluster: Patches to take from each of them.
@@ -25,24 +25,20 @@ class Budget:
 
     @property
     def patches(self) -> int:
-        """Patches in all the images together."""
+        """Patches in all the images together: so many scored images a class must have."""
         return self.images * self.columns**2
 
 
-def plan(ipc: int, available: int, top_clusters: int, mosaic_up_to: int) -> Budget:
+def plan(ipc: int, top_clusters: int, mosaic_up_to: int) -> Budget:
     """Divides an IPC: `4·IPC // N` patches a cluster for mosaics, `IPC // N` above (paper, supplementary section 5).
 
-    A class with fewer patches than that gives as many complete images as there are patches for, and at least one.
-
     Args:
-        ipc: Images per class asked for.
-        available: Candidates of the class, at least one.
+        ipc: Images per class.
         top_clusters: N.
         mosaic_up_to: Largest IPC at which an image is a mosaic of four patches.
     """
     columns = 2 if ipc <= mosaic_up_to else 1
-    images = min(ipc, max(1, available // columns**2))
-    return Budget(images, columns, top_clusters, images * columns**2 // top_clusters)
+    return Budget(ipc, columns, top_clusters, ipc * columns**2 // top_clusters)
 
 
 def deal(chosen: Sequence[Item], budget: Budget) -> list[list[Item]]:
@@ -50,11 +46,30 @@ def deal(chosen: Sequence[Item], budget: Budget) -> list[list[Item]]:
 
     It is RDED's rule for its mosaics; the paper names none. Neighbours in the order are of the same cluster, so it also
     gives every mosaic four clusters: the patches of one cluster are at most `4·images // N` in a row, and two slots of
-    an image are `images` apart (so for every N ≥ 4, save patches of the fill). Fewer patches than one mosaic has slots
-    are repeated in it.
+    an image are `images` apart (so for every N ≥ 4, save patches of the fill).
 
     Returns:
         For each image its patches by slot, row by row.
     """
     slots = range(budget.columns**2)
-    return [[chosen[(slot * budget.images + i) % len(chosen)] for slot in slots] for i in range(budget.images)]
+    return [[chosen[slot * budget.images + i] for slot in slots] for i in range(budget.images)]
+
+
+def shortage(ipc: int, available: int, mosaic_up_to: int) -> str | None:
+    """Says why a class cannot give so many images, and what it can give; None if it can.
+
+    Args:
+        ipc: Images per class asked for.
+        available: Images of the class.
+        mosaic_up_to: As in `plan`.
+    """
+    budget = plan(ipc, 1, mosaic_up_to)
+    if available >= budget.patches:
+        return None
+    if budget.columns == 1:
+        return f"{ipc} images of each class are asked, and it has {available}"
+    fewer = f"ipc up to {available // budget.columns**2}, or, " if available >= budget.columns**2 else ""
+    return (
+        f"{ipc} mosaics of four patches need {budget.patches} images of each class, and it has {available}: possible "
+        f"is {fewer}with single patches (distill.mosaic_up_to=0), ipc up to {available}"
+    )

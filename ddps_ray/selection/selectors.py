@@ -37,7 +37,7 @@ class Selector(Protocol):
     """Chooses from one class; what does not depend on the IPC is done once, when it is built."""
 
     def choose(self, budget: Budget) -> list[Choice]:
-        """Returns `budget.patches` patches of different images, best first; all there are if they are fewer."""
+        """Returns `budget.patches` patches of different images, best first; there must be so many candidates."""
         ...
 
 

@@ -35,7 +35,7 @@ def write_class(
     """
     selector = SELECTORS[wanted.selector](candidates, settings.clusters, wanted.seed)
     for ipc in ipcs:
-        budget = plan(ipc, len(candidates), settings.top_clusters, settings.mosaic_up_to)
+        budget = plan(ipc, settings.top_clusters, settings.mosaic_up_to)
         _write_images(candidates, selector, budget, settings, storage.join(set_uri, f"ipc={ipc}"))
 
 

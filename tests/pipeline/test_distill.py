@@ -159,24 +159,21 @@ def test_bytes_depend_neither_on_the_order_of_the_scores_nor_on_an_earlier_attem
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_fewer_patches_than_the_mosaics_need_is_said_and_recorded(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_set_that_could_not_hold_what_its_name_says_is_refused_and_nothing_is_written(
+    scenes: Path, tmp_path: Path
 ) -> None:
     rows = _score_rows(scenes)
     rows = [row for row in rows if row["class_id"] != "sign"] + [row for row in rows if row["class_id"] == "sign"][:4]
-    folder = _run_dir(tmp_path / "run", rows)
-    _distil(folder, {"ddps": {"ipc": [3]}}, mosaic_up_to=10)
-    said = capsys.readouterr().out
-    assert (
-        "distill/ddps/ipc=3: class 'sign' has 3 scored images, 3 mosaics need 12: gives 1 with patches repeated\n"
-        in said
+    folder = _run_dir(tmp_path / "run", rows)  # of the four one is in quarantine
+    with pytest.raises(UserError) as caught:
+        _distil(folder, {"ddps": {"ipc": [1, 3]}}, mosaic_up_to=10)
+    assert str(caught.value) == (
+        "distill.sets.ddps.ipc: class 'sign': 1 mosaics of four patches need 4 images of each class, and it has 3: "
+        "possible is with single patches (distill.mosaic_up_to=0), ipc up to 3"
     )
-    summary = Run(str(folder)).summary("distill/ddps/ipc=3")
-    assert summary == {"images": 7, "classes": 3, "too_few_patches": {"sign": 1}, "scores": "of 36 images"}
-    sign = [row for row in _metadata(folder, "ddps", 3).to_pylist() if row["class_id"] == "sign"]
-    assert [row["slot"] for row in sign] == [0, 1, 2, 3]
-    assert len({row["image_id"] for row in sign}) == 3
-    assert sign[3]["image_id"] == sign[0]["image_id"]
+    assert not (folder / "distilled").exists()
+    _distil(folder, {"ddps": {"ipc": [3]}}, mosaic_up_to=0)
+    assert Run(str(folder)).summary("distill/ddps/ipc=3") == {"images": 9, "classes": 3, "scores": "of 36 images"}
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -208,7 +205,7 @@ def test_what_cannot_be_made_is_refused_before_anything_is_written(scenes: Path,
     for wanted, said in [
         (
             {"ipc": [1, 12], "classes": ["fish", "leaf"]},
-            r"sets\.mine\.ipc: 12 images a class asked, but class 'leaf' has 11 scored images; the largest .* 11$",
+            r"sets\.mine\.ipc: class 'leaf': 12 images of each class are asked, and it has 11$",
         ),
         ({"ipc": [1]}, r"sets\.mine\.classes: class 'sign' has no scored image"),
         ({"classes": ["leaf", "only_val"]}, r"sets\.mine\.classes: there is no class 'only_val'"),

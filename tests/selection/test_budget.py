@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddps_ray.selection.budget import Budget, deal, plan
+from ddps_ray.selection.budget import Budget, deal, plan, shortage
 
 
 @pytest.mark.parametrize(
@@ -10,16 +10,31 @@ from ddps_ray.selection.budget import Budget, deal, plan
     [(1, 2, 4, 0), (3, 2, 12, 1), (10, 2, 40, 4), (11, 1, 11, 1), (20, 1, 20, 2), (50, 1, 50, 5), (100, 1, 100, 10)],
 )
 def test_budget_is_the_papers(ipc: int, columns: int, patches: int, per_cluster: int) -> None:
-    budget = plan(ipc, available=1300, top_clusters=10, mosaic_up_to=10)
+    budget = plan(ipc, top_clusters=10, mosaic_up_to=10)
     found = (budget.images, budget.columns, budget.patches, budget.per_cluster)
     assert found == (ipc, columns, patches, per_cluster)
 
 
+@pytest.mark.parametrize(("ipc", "available"), [(10, 40), (1, 4), (11, 11), (30, 30), (30, 1300)])
+def test_a_class_with_so_many_images_is_large_enough(ipc: int, available: int) -> None:
+    assert shortage(ipc, available, mosaic_up_to=10) is None
+
+
 @pytest.mark.parametrize(
-    ("ipc", "available", "images"), [(10, 40, 10), (10, 39, 9), (2, 7, 1), (1, 3, 1), (30, 29, 29), (30, 30, 30)]
+    ("ipc", "available", "said"),
+    [
+        (
+            10,
+            39,
+            "10 mosaics of four patches need 40 images of each class, and it has 39: possible is ipc up to 9, or,",
+        ),
+        (2, 7, "need 8 images of each class, and it has 7: possible is ipc up to 1, or, with single patches"),
+        (1, 3, "and it has 3: possible is with single patches (distill.mosaic_up_to=0), ipc up to 3"),
+        (30, 29, "30 images of each class are asked, and it has 29"),
+    ],
 )
-def test_a_class_with_few_patches_gives_complete_images_only(ipc: int, available: int, images: int) -> None:
-    assert plan(ipc, available, top_clusters=10, mosaic_up_to=10).images == images
+def test_a_class_that_is_too_small_is_said_with_what_it_can_give(ipc: int, available: int, said: str) -> None:
+    assert said in str(shortage(ipc, available, mosaic_up_to=10))
 
 
 def test_patches_are_dealt_as_rded_deals_them() -> None:
@@ -30,11 +45,7 @@ def test_patches_are_dealt_as_rded_deals_them() -> None:
 @pytest.mark.parametrize("top_clusters", [4, 7, 10])
 @pytest.mark.parametrize("ipc", range(1, 11))
 def test_the_four_patches_of_a_mosaic_come_from_four_clusters(ipc: int, top_clusters: int) -> None:
-    budget = plan(ipc, 1300, top_clusters, mosaic_up_to=10)
+    budget = plan(ipc, top_clusters, mosaic_up_to=10)
     clusters = [c for c in range(top_clusters) for _ in range(budget.per_cluster)]
     fill = [100 + number for number in range(budget.patches - len(clusters))]
     assert all(len(set(mosaic)) == 4 for mosaic in deal(clusters + fill, budget))
-
-
-def test_a_class_smaller_than_one_mosaic_repeats_its_patches() -> None:
-    assert deal("ab", plan(1, 2, 10, 10)) == [list("abab")]

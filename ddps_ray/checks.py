@@ -1,0 +1,85 @@
+"""What the recipe, the index and the configuration files decide, decided before the first expensive stage."""
+
+from collections.abc import Iterator
+
+from ddps_ray.config import Recipe
+from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion import small, suitability
+from ddps_ray.diffusion.staging import MODEL_FOLDER, PRETRAINED
+from ddps_ray.errors import UserError
+from ddps_ray.report import localisation
+from ddps_ray.selection import sets
+from ddps_ray.storage import Run
+from ddps_ray.students import networks, teachers
+
+
+def check(recipe: Recipe, fetch: bool = True) -> list[str]:
+    """Looks for mistakes that a later stage would meet.
+
+    Args:
+        recipe: The recipe; its data set has been indexed.
+        fetch: Whether published weights of the teacher are fetched, and not only looked up.
+
+    Returns:
+        What can be meant, and mostly is not, a line each; what the scoring asks of model and prompts is said by itself.
+
+    Raises:
+        UserError: Model and settings do not suit each other, a set asks for classes or images that are not there, a
+            network cannot be built, the teacher does not know a class or its weights cannot be had, or the file of true
+            boxes cannot be read.
+    """
+    run = Run(recipe.run_dir)
+    _model(recipe, run)
+    wanted = sets.class_ids(run, recipe)
+    _sets(recipe, run, wanted)
+    if recipe.report.boxes is not None:
+        localisation.read_boxes(recipe.report.boxes)
+    if recipe.data.val is None:
+        return ["data.val is null: no teacher is trained and no student tested; the distilled sets are what is made"]
+    evaluated = {name: wanted[name] for name, _ in sets.evaluated(recipe)}
+    _networks(recipe, run, evaluated, fetch)
+    return list(_untested(recipe, run, evaluated))
+
+
+def _model(recipe: Recipe, run: Run) -> None:
+    if recipe.model.path == PRETRAINED and run.summary("pretrain") is None:
+        suitability.check(small.geometry(recipe.pretrain), recipe.score)
+        return
+    folder = checkpoints.locate(recipe.model, run.path(MODEL_FOLDER), weights=False)
+    suitability.check(checkpoints.geometry(folder), recipe.score)
+
+
+def _sets(recipe: Recipe, run: Run, wanted: dict[str, list[str]]) -> None:
+    there = sets.images_by_class(run, recipe.data.train)
+    for name, class_ids in wanted.items():
+        counts = {class_id: there[class_id] for class_id in class_ids}
+        for ipc in recipe.distill.sets[name].ipc:
+            if wrong := sets.too_small(name, ipc, recipe.distill, counts):
+                raise UserError(wrong)
+
+
+def _networks(recipe: Recipe, run: Run, evaluated: dict[str, list[str]], fetch: bool) -> None:
+    """Builds each network without its weights' memory, and has the published weights brought here."""
+    size, about = recipe.evaluate.size, recipe.teacher
+    names = [networks.name(student) for student in recipe.evaluate.students]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"evaluate.students: {twice[0]} is there twice")
+    for class_ids in evaluated.values():
+        for student in recipe.evaluate.students:
+            networks.check(student, len(class_ids), size)
+        if about.weights != "trained":
+            teachers.check(about, "", class_ids)
+    if about.weights == "trained":
+        networks.check(about.model, len(sets.images_by_class(run, recipe.data.train)), size)
+    elif fetch:
+        teachers.load(about, "", next(iter(evaluated.values())), size)
+
+
+def _untested(recipe: Recipe, run: Run, evaluated: dict[str, list[str]]) -> Iterator[str]:
+    tested = set(sets.images_by_class(run, str(recipe.data.val)))
+    for name, class_ids in evaluated.items():
+        if lacking := [class_id for class_id in class_ids if class_id not in tested]:
+            what = f"split {recipe.data.val!r} has no image of {len(lacking)} of the {len(class_ids)} classes"
+            if len(lacking) == len(class_ids):
+                raise UserError(f"distill.sets.{name}: {what}, so that no student can be tested")
+            yield f"distill.sets.{name}: {what}, {lacking[0]!r} is one: students are tested on the others only"

@@ -1,0 +1,109 @@
+"""Mistakes of later stages are found when the index is there: none of these runs loads a model's weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ddps_ray import checks, config, manifest
+from ddps_ray.config import Recipe
+from ddps_ray.errors import UserError
+from ddps_ray.sources import imagefolder
+from ddps_ray.storage import Run
+
+Make = Callable[..., Recipe]
+
+
+@pytest.fixture
+def make(tmp_path: Path, scenes: Path) -> Make:
+    """Builds a recipe whose data set, ten classes of twelve images, is indexed."""
+    run = Run(str(tmp_path / "run"))
+    listing = imagefolder.list_images(str(scenes), ["train", "val"])
+    run.claim("index", {})
+    files = [name for split, rows in listing.splits.items() for name in manifest.write(run, split, rows)]
+    run.finish("index", {"files": files, "splits": {}})
+
+    def make(**sections: Any) -> Recipe:
+        values: dict[str, Any] = {
+            "run_dir": run.uri,
+            "data": {"root": str(scenes)},
+            "model": {"path": "quickstart"},
+            "score": {"size": 64, "patch": 32},
+            "distill": {"sets": {"ddps": {"ipc": [3]}}},
+            "teacher": {"weights": "trained", "model": {"arch": "convnet3"}},
+            "evaluate": {"size": 64, "students": [{"arch": "convnet3"}]},
+        }
+        for name, section in sections.items():
+            values[name] = {**values.get(name, {}), **section}
+        return config.parse(values, "test")
+
+    return make
+
+
+def test_a_recipe_without_mistakes_passes(make: Make) -> None:
+    assert checks.check(make()) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"evaluate": {"students": [{"arch": "resnet999"}]}}, "there is no network 'resnet999'"),
+        ({"evaluate": {"students": [{"arch": "convnet7"}]}}, "convnet7 halves its input 7 times"),
+        ({"evaluate": {"students": [{"arch": "convnet3"}] * 2}}, "evaluate.students: convnet3 is there twice"),
+        ({"evaluate": {"ipc": [4]}}, "evaluate.ipc: nothing to do: no set has an IPC of [4]"),
+        ({"teacher": {"model": {"arch": "resnet9000"}}}, "there is no network 'resnet9000'"),
+        ({"teacher": {"weights": "timm", "model": {"arch": "resnet18"}}}, "do not know class"),
+        ({"distill": {"sets": {"a": {"ipc": [1, 13]}}}}, "distill.sets.a.ipc: class 'ball': 13 images of each class"),
+        ({"distill": {"sets": {"a": {"ipc": [4]}}}}, "4 mosaics of four patches need 16 images of each class"),
+        ({"distill": {"sets": {"a": {"classes": ["fisch"]}}}}, "distill.sets.a.classes: there is no class 'fisch'"),
+        ({"model": {"path": "pretrained"}, "score": {"size": 62}}, "score.size: 62 is not a multiple of 4"),
+        ({"model": {"path": "pretrained"}, "score": {"dift_block": 3}}, "the U-Net's 3 up-blocks count from 0"),
+        ({"score": {"patch": 30}}, "score.patch: 30 is not a multiple of 4"),
+        ({"report": {"boxes": "absent.csv"}}, "absent.csv: cannot be read"),
+    ],
+)
+def test_a_mistake_of_a_later_stage_is_found(make: Make, sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        checks.check(make(**sections))
+    assert said in str(caught.value)
+
+
+def test_weights_that_cannot_be_fetched_are_found(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
+    wnids = ["n01443537", "n02056570"]
+    recipe = make(teacher={"weights": "timm", "model": {"arch": "resnet18"}}, distill={"sets": {"a": {"ipc": [1]}}})
+    run = Run(recipe.run_dir)
+    data = tmp_path / "wnids"
+    for split in ("train", "val"):
+        for wnid in wnids:
+            (data / split / wnid).mkdir(parents=True)
+            for number in range(4):
+                (data / split / wnid / f"{number}.png").touch()
+    listing = imagefolder.list_images(str(data), ["train", "val"])
+    files = [name for split, rows in listing.splits.items() for name in manifest.write(run, split, rows)]
+    run.finish("index", {"files": files, "splits": {}})
+    assert checks.check(recipe, fetch=False) == []
+    with pytest.raises(UserError, match=r"teacher\.model\.arch: cannot fetch the weights of resnet18\.tv_in1k"):
+        checks.check(recipe)
+
+
+def test_a_split_without_some_classes_is_said(make: Make) -> None:
+    recipe = make(data={"val": "other"})
+    run = Run(recipe.run_dir)
+    rows = manifest.dataset(run).to_table().filter(manifest.pc.field("split") == "val")
+    names = manifest.write(run, "other", rows.slice(0, 6).set_column(5, rows.schema.field(5), [["other"] * 6]))
+    run.finish("index", {"files": [*run.require("index", "index")["files"], *names], "splits": {}})
+    (line,) = checks.check(recipe)
+    assert line == (
+        "distill.sets.ddps: split 'other' has no image of 9 of the 10 classes, 'butterfly' is one: students are tested "
+        "on the others only"
+    )
+    only = make(data={"val": "other"}, distill={"sets": {"a": {"ipc": [1], "classes": ["fish", "gem"]}}})
+    with pytest.raises(UserError, match="has no image of 2 of the 2 classes, so that no student can be tested"):
+        checks.check(only)
+
+
+def test_without_a_validation_split_it_is_said_what_is_left_out(make: Make) -> None:
+    (line,) = checks.check(make(data={"val": None}, evaluate={"students": [{"arch": "resnet999"}]}))
+    assert line.startswith("data.val is null: no teacher is trained and no student tested")
