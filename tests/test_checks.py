@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 
 from ddps_ray import checks, config, manifest
@@ -91,7 +92,7 @@ def test_weights_that_cannot_be_fetched_are_found(make: Make, tmp_path: Path, mo
 def test_a_split_without_some_classes_is_said(make: Make) -> None:
     recipe = make(data={"val": "other"})
     run = Run(recipe.run_dir)
-    rows = manifest.dataset(run).to_table().filter(manifest.pc.field("split") == "val")
+    rows = manifest.dataset(run).to_table().filter(pc.field("split") == "val")
     names = manifest.write(run, "other", rows.slice(0, 6).set_column(5, rows.schema.field(5), [["other"] * 6]))
     run.finish("index", {"files": [*run.require("index", "index")["files"], *names], "splits": {}})
     (line,) = checks.check(recipe)

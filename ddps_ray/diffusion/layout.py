@@ -75,6 +75,11 @@ def check_layout(folder: Path, weights: bool = True) -> None:
     Raises:
         UserError: It does not; the message names what is absent or not supported.
     """
+    if snapshots := sorted(path.name for path in (folder / "snapshots").glob("*") if path.is_dir()):
+        raise UserError(
+            f"model.path: {folder} is a folder of the Hub's cache: name {folder}/snapshots/{snapshots[-1]}, or the "
+            "model as the Hub calls it"
+        )
     if (folder / INDEX).is_file():
         check_kind((folder / INDEX).read_bytes(), str(folder))
     for part in (*PARTS, INDEX):

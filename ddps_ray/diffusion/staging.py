@@ -2,21 +2,18 @@
 
 import fcntl
 import hashlib
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from pyarrow import fs
 
-from ddps_ray import storage
+from ddps_ray import storage, uris
 from ddps_ray.config import Model
-from ddps_ray.diffusion import layout
+from ddps_ray.diffusion import hub, layout
 from ddps_ray.errors import UserError, first_line
 
 BUNDLED = "quickstart"
@@ -24,6 +21,9 @@ PRETRAINED = "pretrained"
 MODEL_FOLDER = "pretrain/model"
 """Where `ddps pretrain` puts its model inside a run directory."""
 
+_PATHS = ("/", "./", "../", "~")
+"""What a path begins with, and no name of a model of the Hub."""
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 _CACHE = "~/.cache/ddps_ray/models"
 _THREADS = 8
 
@@ -43,7 +43,9 @@ def locate(model: Model, pretrained: str, weights: bool = True) -> Path:
         UserError: There is no such folder, or it is not a Stable Diffusion, or one of an unsupported kind.
     """
     place = _place(model, pretrained)
-    if "://" in place:
+    if place == model.path:
+        _check_path(place)
+    if uris.is_uri(place):
         folder = _from_store(place, weights)
     elif Path(place).expanduser().is_dir():
         folder = Path(place).expanduser()
@@ -67,10 +69,28 @@ def pin(model: Model) -> Model:
         UserError: The Hub has no such model or revision, or cannot be asked and it is not in the cache.
     """
     place = _place(model, "")
-    if place != model.path or "://" in place or Path(place).expanduser().is_dir() or _is_commit(model.revision):
+    if place != model.path or uris.is_uri(place) or Path(place).expanduser().is_dir() or hub.is_commit(model.revision):
         return model
-    folder = _snapshot(model, [layout.INDEX])
+    _check_path(place)
+    folder = hub.snapshot(model, [layout.INDEX])
     return model.model_copy(update={"revision": folder.name})
+
+
+def _check_path(place: str) -> None:
+    """Refuses what is meant as a path, and is not that of a folder.
+
+    Raises:
+        UserError: It is a single file that has all parts, as other programs take it, or is not there.
+    """
+    if Path(place).expanduser().is_dir():
+        return
+    if place.lower().endswith(_SINGLE_FILES) or Path(place).expanduser().is_file():
+        raise UserError(
+            f"model.path: {place} is a single file, and a folder in the diffusers layout is needed: diffusers makes "
+            "one with StableDiffusionPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+    if place.startswith(_PATHS):
+        raise UserError(f"model.path: there is no folder {place}")
 
 
 def _place(model: Model, pretrained: str) -> str:
@@ -126,32 +146,15 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def _from_hub(model: Model, weights: bool) -> Path:
     """Fetches a snapshot; one that is complete here, of a known commit, without a word to the Hub."""
-    if _is_commit(model.revision):
+    if hub.is_commit(model.revision):
         try:
-            folder = _snapshot(model, layout.patterns(weights), here=True)
+            folder = hub.snapshot(model, layout.patterns(weights), here=True)
             layout.check_layout(folder, weights)
             return folder
         except UserError:
             pass  # not here, or not all of it
-    index = _snapshot(model, [layout.INDEX]) / layout.INDEX
+    index = hub.snapshot(model, [layout.INDEX]) / layout.INDEX
     if not index.is_file():
         raise UserError(f"model.path: {model.path} is not a diffusers Stable Diffusion: it has no {layout.INDEX}")
     layout.check_kind(index.read_bytes(), model.path)
-    return _snapshot(model, layout.patterns(weights))
-
-
-def _snapshot(model: Model, patterns: Sequence[str], here: bool = False) -> Path:
-    """Returns the folder of a Hub model's snapshot, named by its commit, with the files that match."""
-    try:
-        return Path(
-            snapshot_download(model.path, revision=model.revision, allow_patterns=list(patterns), local_files_only=here)
-        )
-    except (HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        at = f" at revision {model.revision}" if model.revision else ""
-        raise UserError(
-            f"model.path: {model.path}{at} is neither a folder here nor a model that the Hub gives"
-        ) from error
-
-
-def _is_commit(revision: str | None) -> bool:
-    return re.fullmatch(r"[0-9a-f]{40}", revision or "") is not None
+    return hub.snapshot(model, layout.patterns(weights))

@@ -116,11 +116,41 @@ def test_a_snapshot_of_which_a_part_is_here_is_not_taken_for_the_model(tiny_sd: 
     assert staging.locate(Model(path="someone/model", revision=FIRST), "", weights=False).name == FIRST
 
 
-@pytest.mark.parametrize("path", ["someone/other", "no such/name/at all"])
-def test_a_hub_model_that_cannot_be_had_is_named(hub: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("someone/other", "HF_HUB_OFFLINE is set, and it is not in this machine's cache"),
+        ("no such/name/at all", "there is no folder here that is called so, and no model of the Hub can be"),
+    ],
+)
+def test_a_hub_model_that_cannot_be_had_is_named(hub: Path, path: str, said: str) -> None:
     for work in (staging.pin, lambda model: staging.locate(model, "")):
-        with pytest.raises(UserError, match=f"^model.path: {path} at revision v2 is neither a folder here nor a model"):
+        with pytest.raises(UserError, match=rf"^model\.path: {path} at revision v2: .*{said}$"):
             work(Model(path=path, revision="v2"))
+
+
+@pytest.mark.parametrize("path", ["/nowhere/sd", "./sd", "../sd", "~/sd"])
+def test_a_path_that_leads_nowhere_is_not_looked_for_on_the_hub(hub: Path, path: str) -> None:
+    for work in (staging.pin, lambda model: staging.locate(model, "")):
+        with pytest.raises(UserError, match=f"^model.path: there is no folder {path}$"):
+            work(Model(path=path))
+
+
+def test_a_single_file_is_named_as_such_with_what_to_do(tmp_path: Path, hub: Path) -> None:
+    (tmp_path / "v1-5-pruned.ckpt").write_bytes(b"x")
+    (tmp_path / "weights").write_bytes(b"x")
+    absent = "s3://bucket/v1-5-pruned-emaonly.safetensors"
+    for path in (str(tmp_path / "v1-5-pruned.ckpt"), str(tmp_path / "weights"), "sd15.safetensors", absent):
+        with pytest.raises(UserError, match=r"is a single file.*from_single_file\(FILE\)\.save_pretrained\(FOLDER\)$"):
+            staging.locate(Model(path=path), "")
+
+
+def test_a_folder_of_the_hubs_cache_is_named_as_such(tiny_sd: Path, hub: Path) -> None:
+    snapshot = _cached(hub, tiny_sd, FIRST)
+    folder = hub / "models--someone--model"
+    with pytest.raises(UserError, match=f"is a folder of the Hub's cache: name {snapshot}, or the model as the Hub"):
+        staging.locate(Model(path=str(folder)), "")
+    assert staging.locate(Model(path=str(snapshot)), "") == snapshot
 
 
 def _downloaded(name: str) -> bool:
