@@ -27,6 +27,7 @@ MANIFEST = pa.schema(
         pa.field("class_text", pa.string(), nullable=False),  # what the prompt calls the class
         pa.field("label", pa.int32(), nullable=False),  # index among the sorted class ids, or the data set's own
         pa.field("split", pa.string(), nullable=False),  # name of the split
+        pa.field("wnid", pa.string()),  # WordNet id of the class, where it is known; null in manifests of before
     ]
 )
 
@@ -89,6 +90,7 @@ PACKED = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.binary()),  # the image's file as it was; null where it could not be read
         pa.field("error", pa.string()),  # reason why there is none
+        pa.field("wnid", pa.string()),  # as in the manifest
     ]
 )
 
@@ -127,17 +129,19 @@ def scores(dift_size: int) -> pa.Schema:
 
 
 def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    """Builds a table that has exactly this schema.
+    """Builds a table that has exactly this schema; a column that may be null and is not given is null.
 
     Raises:
         ValueError: A column is missing, unknown, or null where it may not be.
         TypeError: A value has another type; where it cannot be converted to it, ValueError.
     """
-    if set(columns) != set(schema.names):
-        raise ValueError(f"columns {sorted(set(columns) ^ set(schema.names))} do not match the schema")
-    return check(
-        pa.table({name: pa.array(columns[name], field.type) for name, field in _fields(schema)}, schema), schema
-    )
+    required = {name for name, field in _fields(schema) if not field.nullable}
+    if wrong := (required - set(columns)) | (set(columns) - set(schema.names)):
+        raise ValueError(f"columns {sorted(wrong)} do not match the schema")
+    rows = max((len(column) for column in columns.values()), default=0)
+    absent = {name: [None] * rows for name in schema.names if name not in columns}
+    given = columns | absent
+    return check(pa.table({name: pa.array(given[name], field.type) for name, field in _fields(schema)}, schema), schema)
 
 
 def dataset(paths: Sequence[str], filesystem: fs.FileSystem, schema: pa.Schema) -> ds.Dataset:

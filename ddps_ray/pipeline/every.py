@@ -1,5 +1,6 @@
 """All stages of a recipe, one after the other."""
 
+from ddps_ray import manifest
 from ddps_ray.config import Recipe
 from ddps_ray.diffusion.checkpoint import PRETRAINED
 from ddps_ray.pipeline import distill, evaluate, index, pretrain, score, teacher
@@ -29,7 +30,9 @@ def run(recipe: Recipe) -> None:
 
 def _check_sets(recipe: Recipe) -> None:
     """Finds out now, not after hours of scoring, that a set names an unknown class, or one that the teacher lacks."""
-    wanted = distill.wanted_classes(Run(recipe.run_dir), recipe)
+    run = Run(recipe.run_dir)
+    wanted = distill.wanted_classes(run, recipe)
     if recipe.data.val is not None and recipe.teacher.weights != "trained":
+        wnids = manifest.wnids(run)
         for class_ids in wanted.values():
-            teachers.check(recipe.teacher, "", class_ids)
+            teachers.check(recipe.teacher, "", class_ids, wnids)
