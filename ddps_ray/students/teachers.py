@@ -76,8 +76,15 @@ def load(
     """
     known = check(cfg, folder, class_ids, wnids)
     model = _trained(folder, size) if cfg.weights == "trained" else _pretrained(_published(cfg.model.arch), size)
-    kept = [known.index(called) for called in _called(cfg, class_ids, wnids)]
+    kept = outputs(cfg, known, class_ids, wnids)
     return (model if kept == list(range(len(known))) else HeadSlice(model, kept)).eval()
+
+
+def outputs(
+    cfg: Teacher, known: Sequence[str], class_ids: Sequence[str], wnids: Mapping[str, str] | None = None
+) -> list[int]:
+    """Returns the number of the output of each class of a teacher that knows `known`, as `check` gives them."""
+    return [known.index(called) for called in _called(cfg, class_ids, wnids)]
 
 
 def check(cfg: Teacher, folder: str, class_ids: Sequence[str], wnids: Mapping[str, str] | None = None) -> list[str]:
