@@ -1,11 +1,12 @@
 """What a user can do about a data set that does not lie as it should: the second half of an error."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import archives, folders
+from ddps_ray.sources import archives, folders, leftovers
 
 _USUAL = {
     "train": ("train", "training", "trn"),
@@ -72,7 +73,7 @@ def flat(folder: str, files: Sequence[str]) -> str:
     count = sum(map(folders.is_image, files))
     if count:
         return f"; it has {count} images: move each into a folder of its class"
-    return archives.advice(folder, files, inside=True)
+    return archives.advice(folder, files, inside=True) or _has(files)
 
 
 def nothing(root: str) -> str:
@@ -81,7 +82,13 @@ def nothing(root: str) -> str:
     count = sum(map(folders.is_image, here.files))
     if count and not here.folders:
         return f"; it has {count} images in no folder: move each into train/<class>/, and some into val/<class>/"
-    return archives.advice(root, here.files)
+    if "data_batch_1" in here.files or {"train", "meta"} <= set(here.files):
+        return "; it is CIFAR for Python, which is pickled and never loaded: get the binary version"
+    return archives.advice(root, here.files) or _has(here.files)
+
+
+def _has(files: Sequence[str]) -> str:
+    return f"; its files are {leftovers.in_words(Counter(map(leftovers.ending, files)))}" if files else ""
 
 
 def _lie(root: str, split: str, here: folders.Entries) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 from PIL import Image
@@ -172,7 +173,7 @@ def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[fs.FileInfo]:
     while pending:
         for info in filesystem.get_file_info(fs.FileSelector(pending.pop())):
             yield info
-            if info.type == fs.FileType.Directory and not _is_hidden(info.base_name):
+            if info.type == fs.FileType.Directory and not (_is_hidden(info.base_name) or _leads_back(Path(info.path))):
                 pending.append(info.path)
 
 
@@ -195,6 +196,11 @@ def _entries(folder: str, base: str, found: Callable[[], Iterable[fs.FileInfo]])
         raise UserError(f"data: {folder} cannot be listed: {first_line(error)}") from error
     names, folders = (tuple(sorted(kinds[kind])) for kind in kinds)
     return Entries(names, folders, tuple(sorted(passed)))
+
+
+def _leads_back(folder: Path) -> bool:
+    """Says whether a folder is a link to one that it is in."""
+    return folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
 
 
 def _is_hidden(name: str) -> bool:

@@ -129,8 +129,14 @@ def _image_column(uri: str, schema: pa.Schema, options: Options) -> str:
     there = f"among {', '.join(schema.names)}"
     if options.image_column is not None:
         raise UserError(f"data.image_column: {uri} has no column {options.image_column!r} of encoded images {there}")
-    which = f"{len(found)} columns of images, none of them called image," if found else "no column of images"
-    raise UserError(f"data: {uri} has {which} {there}: name one in data.image_column")
+    if found:
+        raise UserError(
+            f"data: {uri} has {len(found)} columns of images, none of them called image, {there}: name one in "
+            "data.image_column"
+        )
+    binary = [name for name in schema.names if parquet.image_columns(schema, name)]
+    remedy = f"name one in data.image_column, such as {binary[0]}" if binary else "paths to images are not followed"
+    raise UserError(f"data: {uri} has no column of images {there}: {remedy}")
 
 
 def _path_columns(schema: pa.Schema, image: str) -> list[str]:

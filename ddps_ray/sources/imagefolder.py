@@ -128,9 +128,9 @@ def _deeper(root: str, split: str, rows: pa.Table) -> list[str]:
     alike = all(inner == [one] for inner in deep.values())
     if alike and (len(deep) > 1 or one.rstrip("/").casefold() in _OF_IMAGES):
         return []
-    others = f" and {len(deep) - 1} more class folders" if len(deep) > 1 else ""
+    hold = f"and {len(deep) - 1} more class folders hold" if len(deep) > 1 else "holds"
     return [
-        f"warning: {storage.join(root, split, first)}{others} hold only folders, such as {one.rstrip('/')!r}: "
+        f"warning: {storage.join(root, split, first)} {hold} only folders, such as {one.rstrip('/')!r}: "
         "if those are the classes, set data.class_folders=leaf"
     ]
 

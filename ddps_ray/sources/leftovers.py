@@ -42,6 +42,7 @@ _SYSTEM = frozenset(
         "__pycache__",
     }
 )
+_ENDING = re.compile(r"\.\w{1,12}$", re.ASCII)
 _NUMBERED = re.compile(r"\.trash(-\d+)?|found\.\d{3}")
 
 
@@ -95,9 +96,9 @@ class Leftovers:
 
 
 def ending(name: str) -> str:
-    """Ending of a file's name in small letters, with its dot; empty where it has none."""
-    _, dot, last = name.rpartition("/")[2].rpartition(".")
-    return f".{last.lower()}" if dot else ""
+    """Ending of a file's name in small letters, with its dot; empty where it has none that is a word."""
+    found = _ENDING.search(name)
+    return found[0].lower() if found else ""
 
 
 def in_words(endings: Counter[str]) -> str:

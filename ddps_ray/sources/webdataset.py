@@ -15,7 +15,16 @@ import pyarrow.compute as pc
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import archives, classes, containers, folders, leftovers, listing, locators
+from ddps_ray.sources import (
+    advice,
+    archives,
+    classes,
+    containers,
+    folders,
+    leftovers,
+    listing,
+    locators,
+)
 from ddps_ray.sources.leftovers import Leftovers
 from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
@@ -27,6 +36,7 @@ _LONGEST = {_CLS: 4096, _JSON: 2**20}
 _THREADS = 32
 _BUFFER = 8192  # bytes of a request: behind an image, a label with its header and the next header are in one
 _NUMBER = re.compile(r"-?\d+")
+_NUMBERED = re.compile(r"\d\.tar$")
 
 
 @dataclass
@@ -37,6 +47,7 @@ class _Shard:
     uris: list[str] = field(default_factory=list)
     bare: int = 0  # images without a label
     idle: int = 0  # labels without an image
+    folders: bool = False  # images without a label are in folders
     keys: tuple[str, ...] = ()  # of the first .json without a label
     members: int = 0
     whole: bool = True
@@ -92,8 +103,11 @@ def _text(value: Any) -> str | None:
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
-    """Whether a folder has tar files that are not those of ImageNet, which must be unpacked."""
+    """Whether a folder has tar files, but not ImageNet's, which must be unpacked, nor any beside a split in Parquet."""
     found = containers.found(root, SUFFIX, splits)
+    others = containers.found(root, ".parquet", splits)
+    if splits[0] in map(advice.last_word, others) and splits[0] not in map(advice.last_word, found):
+        return False
     return any(not archives.is_ilsvrc(path) for paths in found.values() for path in paths)
 
 
@@ -166,7 +180,9 @@ def _those(shards: list[_Shard]) -> str:
 
 def _remedy(shards: list[_Shard]) -> str:
     """What to do about tar files without labels: they are archives of folders, or of archives."""
-    packed = [shard.uri for shard in shards if shard.bare or shard.endings[SUFFIX]]
+    packed = [
+        shard.uri for shard in shards if shard.folders or shard.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
+    ]
     if not packed or any(shard.keys for shard in shards):
         return ""
     folder = packed[0].rpartition("/")[0]
@@ -244,6 +260,7 @@ def _pair(
     for key, name, place in images:
         label, keys = reader.labels(texts.get(key, {}))
         shard.keys = shard.keys or keys
+        shard.folders = shard.folders or (not label and "/" in name)
         if label:
             shard.names.append(name)
             shard.labels.append(label)

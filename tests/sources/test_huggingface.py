@@ -107,7 +107,14 @@ def test_a_class_that_could_leave_its_folder_cannot(tmp_path: Path) -> None:
             pa.table({"image": pa.array([b"x"] * 2, pa.binary()), "label": ["a/b", "a_b"]}),
             "'a/b' and 'a_b' would both be",
         ),
-        (pa.table({"picture": ["x.jpg"], "label": [0]}), "has no column of images among picture, label"),
+        (
+            pa.table({"picture": ["x.jpg"], "label": [0]}),
+            "has no column of images among picture, label: paths to images are not followed",
+        ),
+        (
+            pa.table({"jpg": pa.array([b"x"], pa.binary()), "label": [0]}),
+            r"has no column of images among jpg, label: name one in data\.image_column, such as jpg",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: str) -> None:

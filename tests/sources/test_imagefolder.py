@@ -186,8 +186,8 @@ def test_folders_that_cannot_be_classes_are_named(tmp_path: Path, files: list[st
             ["a/abbey/1.jpg", "a/airfield/1.jpg", "b/barn/1.jpg"],
             "a and 1 more class folders hold only folders, .*abbey",
         ),
-        (["cat/1.jpg", "dog/big/1.jpg", "dog/small/1.jpg"], "dog hold only folders, such as 'big'"),
-        (["cat/1.jpg", "dog/big/1.jpg"], "dog hold only folders"),
+        (["cat/1.jpg", "dog/big/1.jpg", "dog/small/1.jpg"], "dog holds only folders, such as 'big'"),
+        (["cat/1.jpg", "dog/big/1.jpg"], "dog holds only folders"),
         (["cat/big/1.jpg", "dog/big/1.jpg", "dog/small/1.jpg"], "cat and 1 more class folders"),
         (["cat/images/1.jpg", "dog/images/1.jpg"], None),
         (["cat/images/1.jpg", "dog/1.jpg"], None),
@@ -223,6 +223,14 @@ def test_the_users_names_reach_the_rows(tmp_path: Path) -> None:
     touch(tmp_path, "train/x1/0.png")
     rows = imagefolder.list_images(str(tmp_path), ["train"], {"x1": "fire engine"}).splits["train"]
     assert rows["class_text"].to_pylist() == ["fire engine"]
+
+
+def test_a_link_that_leads_back_is_not(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/0.png", "elsewhere/1.png")
+    (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    rows = imagefolder.list_images(str(tmp_path), ["train"]).splits["train"]
+    assert rows["image_id"].to_pylist() == ["train/a/0.png", "train/a/more/1.png"]
 
 
 def test_a_linked_split_is_followed(tmp_path: Path) -> None:

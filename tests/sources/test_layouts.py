@@ -150,6 +150,30 @@ def test_archives_beside_the_folders_they_unpack_to_are_not_taken_for_shards(tmp
     assert layouts.find(str(tmp_path), SPLITS) == "imagefolder"
 
 
+def test_an_archive_beside_parquet_files_is_not_taken_for_shards(tmp_path: Path, drawn: Images) -> None:
+    WRITERS["huggingface"](tmp_path, drawn)
+    datasets.tar(tmp_path / "raw.tar", {"1.jpg": b"x"})
+    assert layouts.find(str(tmp_path), SPLITS) == "huggingface"
+    datasets.tar(tmp_path / "train-0.tar", {"1.jpg": b"x"})
+    assert layouts.find(str(tmp_path), SPLITS) == "webdataset"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["data_batch_1", "batches.meta"], "it is CIFAR for Python, which is pickled and never loaded"),
+        (["train.tfrecord", "dataset.json"], r"its files are 1 \.json, 1 \.tfrecord$"),
+        (["train/data-00000-of-00001.arrow", "val/x"], r"train has no class folders; its files are 1 \.arrow$"),
+        (["images/cat/1.jpg", "cat/1.jpg"], "if these are the classes, move them into a folder train/ there$"),
+    ],
+)
+def test_a_format_that_is_not_read_is_told(tmp_path: Path, names: list[str], said: str) -> None:
+    for name in names:
+        datasets.put(tmp_path / name, "")
+    with pytest.raises(UserError, match=said):
+        layouts.list_images(layouts.find(str(tmp_path), SPLITS), str(tmp_path), SPLITS, None, None)
+
+
 def _listing(ids: list[str], val: str = "a") -> Listing:
     known = Classes({"a": "a", "b": "b"}, {"a": 0, "b": 1})
     train = listing.rows("train", ids, [f"place {n}" for n in range(len(ids))], ["a"] * len(ids), known)
