@@ -50,7 +50,7 @@ def test_a_missing_column_is_named() -> None:
         schemas.table({name: column for name, column in ROW.items() if name != "uri"}, schemas.MANIFEST)
 
 
-def test_a_column_that_may_be_null_need_not_be_given() -> None:
+def test_a_column_that_came_later_need_not_be_given() -> None:
     required = {name: column for name, column in ROW.items() if name != "wnid"}
     assert schemas.table(required, schemas.MANIFEST).to_pydict() == ROW
     with pytest.raises(ValueError, match="label"):

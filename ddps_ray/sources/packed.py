@@ -17,7 +17,6 @@ RECORD = "packed.json"
 
 _COLUMNS = ["image_id", "class_id", "class_text", "label"]
 _WNID = "wnid"
-_REQUIRED = {field.name for field in schemas.PACKED if not field.nullable}
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
@@ -27,7 +26,7 @@ def recognises(root: str, splits: Sequence[str]) -> bool:
     for name in _files(root)[:1]:
         filesystem, path = storage.open_uri(storage.join(root, name))
         try:
-            return set(pq.read_schema(path, filesystem=filesystem).names) >= _REQUIRED
+            return schemas.fits(pq.read_schema(path, filesystem=filesystem), schemas.PACKED)
         except (OSError, pa.ArrowInvalid):
             return False
     return False
