@@ -184,11 +184,12 @@ def _entries(folder: str, base: str, found: Callable[[], Iterable[fs.FileInfo]])
     try:
         for info in found():
             path = info.path.removeprefix(base).lstrip("/")
-            parents = path.split("/") if info.type == fs.FileType.Directory else path.split("/")[:-1]
-            systems = next((n for n, part in enumerate(parents, 1) if leftovers.is_system(part)), 0)
-            if systems:
-                passed.add("/".join(parents[:systems]))
-            elif info.type in kinds and not any(part.startswith(".") for part in path.split("/")):
+            is_folder = info.type == fs.FileType.Directory
+            parent, _, name = path.rpartition("/")
+            system, hidden = _uncounted(path if is_folder else parent)
+            if system:
+                passed.add(system)
+            elif info.type in kinds and not hidden and not name.startswith("."):
                 kinds[info.type].append(path)
     except UnicodeDecodeError as error:
         raise UserError(f"data: {folder} has a file whose name is not UTF-8: {error.object!r}") from error
@@ -196,6 +197,14 @@ def _entries(folder: str, base: str, found: Callable[[], Iterable[fs.FileInfo]])
         raise UserError(f"data: {folder} cannot be listed: {first_line(error)}") from error
     names, folders = (tuple(sorted(kinds[kind])) for kind in kinds)
     return Entries(names, folders, tuple(sorted(passed)))
+
+
+@lru_cache
+def _uncounted(folder: str) -> tuple[str, bool]:
+    """The part of a folder's path that ends with one that a system leaves, if any, and whether a part is hidden."""
+    parts = folder.split("/")
+    systems = next((n for n, part in enumerate(parts, 1) if leftovers.is_system(part)), 0)
+    return "/".join(parts[:systems]), any(part.startswith(".") for part in parts)
 
 
 def _leads_back(folder: Path) -> bool:
