@@ -258,6 +258,8 @@ def _readings(table: Table) -> list[dict[int, str]]:
     by_place = dict(enumerate(ids))
     if all(class_id.isdecimal() for class_id in ids):
         by_number = {int(class_id): class_id for class_id in ids}
+        if len(by_number) < len(ids):  # such as 1 and 01
+            return [by_place]
         return [by_number] if 0 in by_number else [by_number, by_place]
     return [by_place, dict(enumerate(ids[1:]))] if table.unsure else [by_place]
 

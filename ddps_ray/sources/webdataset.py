@@ -4,7 +4,6 @@ import io
 import json
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -51,7 +50,7 @@ class _Shard:
     keys: tuple[str, ...] = ()  # of the first .json without a label
     members: int = 0
     whole: bool = True
-    endings: Counter[str] = field(default_factory=Counter)
+    left: Leftovers = field(default_factory=Leftovers)
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ def list_images(
         members = (name for shard in shards for name in shard.names)
         image_ids = [_image_id(split, owner, name) for owner, name in zip(owners.to_pylist(), members, strict=True)]
         tables[split] = listing.rows(split, image_ids, uris, owners, known)
-    skipped = sum(shard.bare + shard.idle + shard.endings.total() for shard in every)
+    skipped = sum(shard.bare + shard.idle + shard.left.count for shard in every)
     return Listing(tables, known.texts, skipped, notes=notes)
 
 
@@ -170,7 +169,10 @@ def _notes(shards: list[_Shard], options: Options) -> list[str]:
         lines.append(f"{_those(bare)}: {sum(each.bare for each in bare)} images without {label} are skipped{there}")
     if idle := [shard for shard in shards if shard.idle]:
         lines.append(f"{_those(idle)}: {sum(each.idle for each in idle)} .cls without an image are skipped")
-    left = Leftovers(sum((shard.endings for shard in shards), Counter()))
+    left = Leftovers()
+    for shard in shards:
+        left.add(shard.left)
+    left.folders = list(dict.fromkeys(left.folders))
     return [*lines, *left.notes()]
 
 
@@ -181,7 +183,7 @@ def _those(shards: list[_Shard]) -> str:
 def _remedy(shards: list[_Shard]) -> str:
     """What to do about tar files without labels: they are archives of folders, or of archives."""
     packed = [
-        shard.uri for shard in shards if shard.folders or shard.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
+        shard.uri for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
     ]
     if not packed or any(shard.keys for shard in shards):
         return ""
@@ -211,7 +213,7 @@ def _read(uri: str, reader: _Reader) -> _Shard:
                 elif reader.is_label(member.name):
                     texts.setdefault(member.name[: -len(ending)], {})[ending] = text
                 elif ending not in (_CLS, _JSON):
-                    shard.endings[ending] += 1
+                    shard.left.endings[ending] += 1
     except OSError as error:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
     _pair(images, texts, shard, reader)
@@ -225,8 +227,9 @@ def _members(uri: str, file: BinaryIO, size: int, shard: _Shard, reader: _Reader
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it has nothing of its own to close
         for member in tar:
             *parents, name = member.name.split("/")
-            hidden = name.startswith(".") or any(map(leftovers.is_system, parents))
-            if member.isreg() and member.sparse is None and not hidden:
+            systems = [parent for parent in parents if leftovers.is_system(parent)]
+            shard.left.folders += systems[:1]
+            if member.isreg() and member.sparse is None and not (systems or name.startswith(".")):
                 found.append((member, _contents(tar, member, size) if reader.is_label(name) else ""))
             if tar.offset > size:
                 break

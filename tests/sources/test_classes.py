@@ -98,6 +98,7 @@ def positions(tmp_path: Path, text: str, *labels: int) -> dict[str, tuple[int, s
         ("3,cat\n0,ape\n2,bee\n", (0, 2, 3), {"0": (0, "ape"), "2": (2, "bee"), "3": (3, "cat")}),  # numbers are labels
         ("0,ape\n1,bee\n2,cat\n", (0, 1), {"0": (0, "ape"), "1": (1, "bee")}),  # of which not all need be used
         ("1,ape\n2,bee\n", (1, 2), {"1": (1, "ape"), "2": (2, "bee")}),
+        ("1,ape\n01,bee\n", (0, 1), {"1": (0, "ape"), "01": (1, "bee")}),
         ("1,ape\n2,bee\n", (0, 1), {"1": (0, "ape"), "2": (1, "bee")}),  # numbers of lines
     ],
 )

@@ -215,3 +215,12 @@ def test_configurations_are_told_apart_as_those_of_parquet_files(tmp_path: Path)
         "train": ["train/a/1.jpg"],
         "val": ["val/a/1.jpg"],
     }
+
+
+def test_folders_that_systems_leave_in_an_archive_are_passed_over_and_named(tmp_path: Path) -> None:
+    for n in range(2):
+        members = {f"{n}.jpg": b"x", f"{n}.cls": b"a", "__MACOSX/x/1.jpg": b"x", f"@eaDir/{n}.jpg/thumb.jpg": b"x"}
+        tar(tmp_path / f"train-{n}.tar", members)
+    found = listed(tmp_path)
+    assert ids(found) == ["train/a/0.jpg", "train/a/1.jpg"]
+    assert (found.skipped, found.notes) == (0, ("passed over, as systems leave them: __MACOSX, @eaDir",))
