@@ -84,7 +84,7 @@ class _Reader:
             return None, ()
         try:
             said = json.loads(texts[_JSON])
-        except ValueError:
+        except (ValueError, RecursionError):
             return None, ()
         if not isinstance(said, dict):
             return None, ()
