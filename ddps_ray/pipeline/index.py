@@ -71,9 +71,9 @@ def _warnings(summary: dict[str, Any]) -> Iterator[str]:
     """What is to be said of the names of the classes, which go into the prompts."""
     for text in summary["ambiguous"]:
         yield f"several classes are called {text!r}; data.classes can name them apart"
-    if unnamed := summary["nameless"]:
-        more = f" and {len(unnamed) - 1} more classes" if len(unnamed) > 1 else ""
-        yield f"{unnamed[0]!r}{more}: no name that a prompt could use; data.classes can give one"
+    if count := summary["nameless"]["classes"]:
+        more = f" and {count - 1} more classes" if count > 1 else ""
+        yield f"{summary['nameless']['first']!r}{more}: no name that a prompt could use; data.classes can give one"
 
 
 @ray.remote
@@ -86,13 +86,14 @@ def _index(
     listing = layouts.list_images(layout, settings["root"], splits, class_names, ground_truth, options)
     tables, notes = _subset(listing.splits, settings)
     notes = [*listing.notes, *notes]
+    nameless = classes.nameless(listing.class_texts.values())
     summary = {
         "images": sum(rows.num_rows for rows in tables.values()),
         "classes": len(listing.class_texts),
         "splits": {split: rows.num_rows for split, rows in tables.items()},
         "skipped": listing.skipped,
         "ambiguous": classes.ambiguous(listing.class_texts),
-        "nameless": classes.nameless(listing.class_texts.values()),
+        "nameless": {"classes": len(nameless), "first": next(iter(nameless), None)},
         "fingerprint": _fingerprint(tables.values()),
         "layout": layout,
     }

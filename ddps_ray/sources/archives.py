@@ -62,9 +62,9 @@ def _stem(name: str) -> str:
 
 
 def _each(folder: str, name: str) -> str:
-    kind = ending(name) or ""
+    kind = name[len(_stem(name)) :]
     folder_of, file = f'"${{f%{kind}}}"', '"$f"'
-    unpack = _COMMANDS[kind].format(file, folder_of)
+    unpack = _COMMANDS[kind.lower()].format(file, folder_of)
     return f"`cd {quote(folder)} && for f in *{kind}; do mkdir -p {folder_of} && {unpack} && rm {file}; done`"
 
 

@@ -173,7 +173,8 @@ def ambiguous(named: Mapping[str, str]) -> list[str]:
 
 
 _GENERIC = re.compile(
-    "class|klasse|classe|clase|cls|класс|category|kategorie|categorie|categoria|categoría|категория|label|lbl|id|idx|index|type|kind|"
+    "class|klasse|classe|clase|cls|класс|category|kategorie|categorie|categoria|categoría|категория|"
+    "label|lbl|id|idx|index|type|kind|"
     "group|grp|cluster|folder|dir|directory|object|obj|item|subject|subj|sub|sample|species|target|number|num|no|nr|"
     "img|image|images|set|new|unnamed|untitled|synset"
 )
@@ -268,9 +269,10 @@ def _misfit(root: str, labels: Sequence[int], ids: Mapping[int, str], table: Tab
     """Says why a data set with these labels cannot have these classes."""
     for label in labels:
         if label not in ids:
-            return _beyond(root, label, len(ids)) if 0 in ids else f"data: {root} has label {label}, {table.place} not"
-    numbers = ids.keys() == {int(class_id) for class_id in ids.values() if class_id.isdecimal()}
-    if list(labels) == list(range(len(labels))) and len(ids) != len(labels) and not (numbers or _is_packaged(table)):
+            if ids.keys() == set(range(len(ids))):
+                return _beyond(root, label, len(ids))
+            return f"data: {root} has an image with label {label}, for which {table.place} has no line"
+    if list(labels) == list(range(len(labels))) and len(ids) != len(labels) and not _is_packaged(table):
         return (
             f"{tables.KEY}: {table.place} has {len(ids)} lines, and {root} the labels 0 to {len(labels) - 1}: "
             "which line is whose cannot be known; give a line a label"

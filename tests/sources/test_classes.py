@@ -96,7 +96,7 @@ def positions(tmp_path: Path, text: str, *labels: int) -> dict[str, tuple[int, s
         ("Tier,Wort\nape,an ape\nbee,a bee\n", (0, 1), {"ape": (0, "an ape"), "bee": (1, "a bee")}),  # three do not fit
         ("ape,an ape\nbee,a bee\ncat,a cat\n", (2,), {"cat": (2, "a cat")}),  # or there would be no line for 2
         ("3,cat\n0,ape\n2,bee\n", (0, 2, 3), {"0": (0, "ape"), "2": (2, "bee"), "3": (3, "cat")}),  # numbers are labels
-        ("0,ape\n1,bee\n2,cat\n", (0, 1), {"0": (0, "ape"), "1": (1, "bee")}),  # of which not all need be used
+        ("0,ape\n1,bee\n2,cat\n", (0, 2), {"0": (0, "ape"), "2": (2, "cat")}),  # of which not all need be used
         ("1,ape\n2,bee\n", (1, 2), {"1": (1, "ape"), "2": (2, "bee")}),
         ("1,ape\n01,bee\n", (0, 1), {"1": (0, "ape"), "01": (1, "bee")}),
         ("1,ape\n2,bee\n", (0, 1), {"1": (0, "ape"), "2": (1, "bee")}),  # numbers of lines
@@ -116,7 +116,8 @@ def test_a_line_is_whose_label_it_can_only_be(
         ("Tier,Wort\nape,x\nbee,y\ncat,z\n", (0, 1), r"has 4 lines, and root the labels 0 to 1"),
         ("ape,x\nbee,y\ncat,z\ndog,z\n", (0, 2), "the first line, 'ape', could be a header or a class"),
         ("1,x\n2,y\n3,z\n", (1,), "its lines are numbered from 1, and the labels could count from 0"),
-        ("5,x\n7,y\n", (0, 7), "root has label 0, .* not"),
+        ("5,x\n7,y\n", (0, 7), "an image with label 0, for which .*names.csv has no line"),
+        ("0,nothing\n1,x\n2,y\n", (0, 1), "has 3 lines, and root the labels 0 to 1"),
     ],
 )
 def test_a_line_that_could_be_another_labels_is_refused(

@@ -144,7 +144,16 @@ def test_the_label_is_that_of_the_cls_or_the_likeliest_or_the_one_that_is_named(
 
 
 def test_what_is_no_label_in_a_json_is_none(tmp_path: Path) -> None:
-    texts = [b"[1]", b"[" * 100_000, b"no json", said(label=None), said(label=True), said(label=[3]), said(label=""), said(labels=3)]
+    texts = [
+        b"[1]",
+        b"[" * 100_000,
+        b"no json",
+        said(label=None),
+        said(label=True),
+        said(label=[3]),
+        said(label=""),
+        said(labels=3),
+    ]
     members = {f"{n}.json": text for n, text in enumerate(texts)} | {f"{n}.jpg": b"x" for n in range(len(texts))}
     tar(tmp_path / "train-0.tar", members | {"a.jpg": b"x", "a.json": said(label=2.0)})
     found = listed(tmp_path, {"0": "x", "1": "y", "2": "z"})
