@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ddps_ray import manifest
 from ddps_ray.config import Recipe
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import small, suitability
@@ -60,7 +61,7 @@ def _sets(recipe: Recipe, run: Run, wanted: dict[str, list[str]]) -> None:
 
 def _networks(recipe: Recipe, run: Run, evaluated: dict[str, list[str]], fetch: bool) -> None:
     """Builds each network without its weights' memory, and has the published weights brought here."""
-    size, about = recipe.evaluate.size, recipe.teacher
+    size, about, wnids = recipe.evaluate.size, recipe.teacher, manifest.wnids(run)
     names = [networks.name(student) for student in recipe.evaluate.students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
@@ -68,11 +69,11 @@ def _networks(recipe: Recipe, run: Run, evaluated: dict[str, list[str]], fetch: 
         for student in recipe.evaluate.students:
             networks.check(student, len(class_ids), size)
         if about.weights != "trained":
-            teachers.check(about, "", class_ids)
+            teachers.check(about, "", class_ids, wnids)
     if about.weights == "trained":
         networks.check(about.model, len(sets.images_by_class(run, recipe.data.train)), size)
     elif fetch:
-        teachers.load(about, "", next(iter(evaluated.values())), size)
+        teachers.load(about, "", next(iter(evaluated.values())), size, wnids)
 
 
 def _untested(recipe: Recipe, run: Run, evaluated: dict[str, list[str]]) -> Iterator[str]:

@@ -126,16 +126,26 @@ class Data(Section):
         "packed",
     ] = "auto"
     """How it lies there; `auto` looks. `imagefolder`: `<split>/<class>/<image>`; `imagenet`: as ILSVRC's archives
-    unpack; `huggingface`: Parquet files of images and labels; `webdataset`: tar shards of images and `.cls`;
+    unpack; `huggingface`: Parquet files of images and labels; `webdataset`: tar shards of images and labels;
     `tiny-imagenet`, `cifar10`, `cifar100`: as published (CIFAR in binary); `packed`: what `ddps pack` wrote."""
     train: str = "train"
     """Split that is scored and distilled."""
     val: str | None = "val"
     """Split on which students are tested; null where there is none."""
     classes: Names | None = None
-    """CSV with a header and at least two columns: class id, class name; where the data set numbers its classes and does
-    not name them, in the order of the numbers. `imagenet-1k` is that table for ImageNet-1K. By default a wnid gets its
-    ImageNet name, and any other class the data set's own name for it."""
+    """Table of a line a class: class id, class name and, if there is one, WordNet id, with a header or without; where
+    the data set numbers its classes and does not name them, in the order of the numbers. `imagenet-1k` is that table
+    for ImageNet-1K, whose classes may also be called by their names. By default a wnid gets its ImageNet name, and any
+    other class the data set's own name for it."""
+    class_folders: Literal["top", "leaf"] = "top"
+    """Which folders of an `imagefolder` split are classes: those at its top, or each that directly holds images, such
+    as `a/apartment_building/outdoor` in Places365."""
+    image_column: str | None = None
+    """Column of the images in the Parquet files of `huggingface`, or ending of the images in `webdataset`; by default
+    the only one that can be it."""
+    label_column: str | None = None
+    """Column of the labels in the Parquet files of `huggingface`, or their key in the `.json` of `webdataset`; by
+    default `label`, or the only one that can be it."""
     ground_truth: Place | None = None
     """For `imagenet`: file of the classes of the flat validation split (Kaggle's LOC_val_solution.csv, a wnid a line,
     or the development kit's numbers with meta.mat beside them); by default looked for in the root."""

@@ -141,7 +141,7 @@ class _Examination:
             declared, meant = ("v_prediction", "epsilon") if self._contests.velocity else ("epsilon", "v_prediction")
             causes.append(
                 f"prediction_type is {declared} in scheduler/scheduler_config.json, and the model's output is {meant}: "
-                f"read so, its error is {verdict.misread:.2g}"
+                f"read so, its error is {verdict.misread:.0%} of that without a model, and not {verdict.error:.0%}"
             )
         return (
             *causes,

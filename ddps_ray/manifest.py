@@ -93,6 +93,13 @@ def class_digest(class_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(class_ids)).encode()).hexdigest()[:16]
 
 
+def wnids(run: Run) -> dict[str, str]:
+    """Returns the WordNet id of each class id for which it is known; errors as in `dataset`."""
+    rows = dataset(run).to_table(columns=["class_id", "wnid"], filter=pc.field("wnid").is_valid())
+    pairs = rows.group_by(["class_id", "wnid"]).aggregate([])
+    return dict(zip(pairs["class_id"].to_pylist(), pairs["wnid"].to_pylist(), strict=True))
+
+
 def count(run: Run, split: str) -> int:
     """Returns the number of images of a split; errors as in `dataset`."""
     return int(dataset(run).count_rows(filter=pc.field("split") == split))

@@ -10,7 +10,8 @@ from pyarrow import fs
 LAYOUT = 2
 """Version of what a run directory holds, in its record; a column that has come since the first is marked so.
 
-2: `typicality_error` of the scores, `cluster_typicality` of a set, `class_digest` of an evaluation.
+2: `typicality_error` of the scores, `cluster_typicality` of a set, `class_digest` of an evaluation, `wnid` of the
+manifest.
 """
 
 
@@ -27,6 +28,7 @@ MANIFEST = pa.schema(
         pa.field("class_text", pa.string(), nullable=False),  # what the prompt calls the class
         pa.field("label", pa.int32(), nullable=False),  # index among the sorted class ids, or the data set's own
         pa.field("split", pa.string(), nullable=False),  # name of the split
+        _added("wnid", pa.string(), layout=2),  # WordNet id of the class, where it is known
     ]
 )
 
@@ -89,6 +91,7 @@ PACKED = pa.schema(
         pa.field("split", pa.string(), nullable=False),
         pa.field("image", pa.binary()),  # the image's file as it was; null where it could not be read
         pa.field("error", pa.string()),  # reason why there is none
+        _added("wnid", pa.string(), layout=2),  # as in the manifest
     ]
 )
 
@@ -127,17 +130,19 @@ def scores(dift_size: int) -> pa.Schema:
 
 
 def table(columns: dict[str, Any], schema: pa.Schema) -> pa.Table:
-    """Builds a table that has exactly this schema.
+    """Builds a table that has exactly this schema; a column that came later and is not given is null.
 
     Raises:
         ValueError: A column is missing, unknown, or null where it may not be.
         TypeError: A value has another type; where it cannot be converted to it, ValueError.
     """
-    if set(columns) != set(schema.names):
-        raise ValueError(f"columns {sorted(set(columns) ^ set(schema.names))} do not match the schema")
-    return check(
-        pa.table({name: pa.array(columns[name], field.type) for name, field in _fields(schema)}, schema), schema
-    )
+    required = {name for name, field in _fields(schema) if field.metadata is None}
+    if wrong := (required - set(columns)) | (set(columns) - set(schema.names)):
+        raise ValueError(f"columns {sorted(wrong)} do not match the schema")
+    rows = max((len(column) for column in columns.values()), default=0)
+    absent = {name: [None] * rows for name in schema.names if name not in columns}
+    given = columns | absent
+    return check(pa.table({name: pa.array(given[name], field.type) for name, field in _fields(schema)}, schema), schema)
 
 
 def dataset(paths: Sequence[str], filesystem: fs.FileSystem, schema: pa.Schema) -> ds.Dataset:

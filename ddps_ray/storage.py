@@ -135,7 +135,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
-    part = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    part = f"{folder}/.{name[-40:]}.{uuid.uuid4().hex}"  # a name may be as long as a file system lets it be
     Path(part).write_bytes(data)
     Path(part).replace(path)
 

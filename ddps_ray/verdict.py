@@ -17,7 +17,8 @@ class Verdict:
         comparisons: Own class against another, drawn at random; 0 where there is only one class.
         right: Those in which the own class's prompt predicts the noise better.
         timestep: The middle of the time steps.
-        error: Mean squared error of the predicted noise there, under its own class's prompt; 1 is that of none.
+        error: Mean squared error of the predicted noise there, under its own class's prompt, as a share of that of a
+            model that gives zeros.
         misread: The same if the U-Net's output is read as the other prediction type.
         seconds: Time for scoring one image on this device, estimated.
         causes: Why it may be no judge, the likeliest first; empty where it is one.
@@ -45,7 +46,7 @@ class Verdict:
     @property
     def is_misread(self) -> bool:
         """Whether the U-Net's output is not what the scheduler's configuration says."""
-        return self.misread < _MISREAD * self.error
+        return self.misread < _MISREAD * min(1.0, self.error)
 
     @property
     def is_judge(self) -> bool:
@@ -54,7 +55,7 @@ class Verdict:
 
     def line(self) -> str:
         """The verdict in words."""
-        error = f"error {self.error:.2g} at t = {self.timestep}, 1 is that of no prediction"
+        error = f"error at t = {self.timestep}: {self.error:.0%} of that without a model"
         if not self.comparisons:
             return f"one class, so that the judge cannot be tried ({error})"
         low, high = self.interval

@@ -43,3 +43,25 @@ def test_a_split_goes_into_several_files_and_is_counted_whole(tmp_path: Path) ->
 def test_without_the_index_stage_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ddps index` first"):
         manifest.classes(Run(str(tmp_path)))
+
+
+def test_wordnet_ids_of_classes_are_kept_and_a_manifest_of_before_has_none(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    run.claim("index", {})
+    classes = ["n01440764", "fish", "fish", "car"]
+    columns = {
+        "image_id": [f"train/{n}" for n in range(4)],
+        "uri": ["u"] * 4,
+        "class_id": classes,
+        "class_text": classes,
+        "label": [2, 1, 1, 0],
+        "split": ["train"] * 4,
+    }
+    rows = schemas.table(columns | {"wnid": ["n01440764", "n01443537", "n01443537", None]}, schemas.MANIFEST)
+    run.finish("index", {"files": manifest.write(run, "train", rows)})
+    assert manifest.wnids(run) == {"n01440764": "n01440764", "fish": "n01443537"}
+    pq.write_table(rows.drop_columns("wnid"), tmp_path / "run" / "manifest" / "train-00000.parquet")
+    assert manifest.wnids(run) == {}
+    assert manifest.count(run, "train") == 4
+    assert manifest.dataset(run).to_table()["wnid"].to_pylist() == [None] * 4
+    assert manifest.classes(run)["class_id"].to_pylist() == ["car", "fish", "n01440764"]

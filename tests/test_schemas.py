@@ -16,6 +16,7 @@ ROW: dict[str, Any] = {
     "class_text": ["a"],
     "label": [0],
     "split": ["train"],
+    "wnid": [None],
 }
 
 
@@ -47,6 +48,13 @@ def test_a_value_of_another_type_is_refused() -> None:
 def test_a_missing_column_is_named() -> None:
     with pytest.raises(ValueError, match="uri"):
         schemas.table({name: column for name, column in ROW.items() if name != "uri"}, schemas.MANIFEST)
+
+
+def test_a_column_that_came_later_need_not_be_given() -> None:
+    required = {name: column for name, column in ROW.items() if name != "wnid"}
+    assert schemas.table(required, schemas.MANIFEST).to_pydict() == ROW
+    with pytest.raises(ValueError, match="label"):
+        schemas.table({name: column for name, column in required.items() if name != "label"}, schemas.MANIFEST)
 
 
 def test_a_table_of_another_type_or_nullability_is_refused() -> None:

@@ -36,6 +36,12 @@ def test_a_reader_never_sees_part_of_a_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file.bin"], "temporary files must not stay"
 
 
+def test_a_name_as_long_as_the_file_system_lets_it_be_can_be_written(tmp_path: Path) -> None:
+    for name in ("é" * 127 + "x", "x" * 247 + ".parquet"):
+        storage.write_bytes(str(tmp_path / name), b"whole")
+        assert (tmp_path / name).read_bytes() == b"whole"
+
+
 def test_a_file_uri_is_the_same_file_as_its_path(tmp_path: Path) -> None:
     name = "a b%41#c?é.txt"
     as_uri = storage.join(tmp_path.as_uri(), "class 1", name)

@@ -20,13 +20,14 @@ def verdict(right: int, comparisons: int = 100, error: float = 0.2, misread: flo
 def test_a_judge_is_clearly_better_than_a_guess() -> None:
     assert [verdict(right).is_judge for right in (30, 50, 59, 60, 61, 100)] == [False, False, False, True, True, True]
     assert not verdict(100, misread=0.09).is_judge, "its output is of the other prediction type"
+    assert verdict(100, error=5.0, misread=0.9).is_judge, "read so, it would say nothing either"
     assert verdict(0, comparisons=0).is_judge, "with one class there is nothing to compare"
 
 
 def test_the_line_has_the_figures() -> None:
     assert verdict(97).line() == (
         "the judge prefers an image's own class to another in 97 of 100 comparisons (95 % interval 92% to 99%, "
-        "chance is 50 %; error 0.2 at t = 400, 1 is that of no prediction)"
+        "chance is 50 %; error at t = 400: 20% of that without a model)"
     )
     assert "one class" in verdict(0, comparisons=0).line()
     assert verdict(50).reason().endswith("Likely cause: because")

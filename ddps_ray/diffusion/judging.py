@@ -23,7 +23,7 @@ class Contest:
 
     Attributes:
         errors_K: Under the prompt of each class asked about, the image's own first; mean over the pairs.
-        middle: Under its own, at the middle of the time steps.
+        middle: Under its own, at the middle of the time steps, as a share of the error of an output of zeros.
         misread: The same where the U-Net's output is read as the other prediction type: noise for velocity, or
             velocity for noise.
         seconds: Time for one latent in the U-Net.
@@ -83,11 +83,11 @@ class Contests:
         noise_MCHW, steps_M, words_MLD = (torch.cat(parts) for parts in zip(*inputs, strict=True))
         owner_M = torch.arange(len(items)).repeat_interleave(rivals * pairs + 1)
         begun = time.perf_counter()
-        errors_M2 = self._errors(latents_NCHW, owner_M, noise_MCHW, steps_M, words_MLD)
+        errors_M4 = self._errors(latents_NCHW, owner_M, noise_MCHW, steps_M, words_MLD)
         seconds = (time.perf_counter() - begun) / len(owner_M)
-        for errors_K2 in errors_M2.view(len(items), -1, 2):
-            middle, misread = errors_K2[-1].tolist()
-            means_K = errors_K2[:-1, 0].view(rivals, pairs).mean(1)
+        for errors_K4 in errors_M4.view(len(items), -1, 4):
+            middle, misread = (errors_K4[-1, :2] / errors_K4[-1, 2:]).tolist()
+            means_K = errors_K4[:-1, 0].view(rivals, pairs).mean(1)
             yield Contest(tuple(means_K.tolist()), middle, misread, seconds)
 
     def _inputs(self, item: Item, names: Sequence[str], shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,17 +102,18 @@ class Contests:
     def _errors(
         self, latents_NCHW: Tensor, owner_M: Tensor, noise_MCHW: Tensor, steps_M: Tensor, words_MLD: Tensor
     ) -> Tensor:
-        """Error of each input, with the U-Net's output read as declared, and as the other prediction type; M×2."""
+        """Errors of each input, M×4: its output read as declared, and as the other type; then those of zeros."""
         checkpoint, device = self._checkpoint, self._checkpoint.device
 
         def some(chunk: slice) -> Tensor:
             noise_NCHW, steps_N = noise_MCHW[chunk].to(device), steps_M[chunk].to(device)
             noisy_NCHW = checkpoint.add_noise(latents_NCHW[owner_M[chunk].to(device)], noise_NCHW, steps_N)
             output_NCHW = checkpoint.unet(noisy_NCHW.to(checkpoint.unet.dtype), steps_N, words_MLD[chunk]).sample
-            readings = (
-                checkpoint.noise_of(output_NCHW, noisy_NCHW, steps_N, velocity)
+            errors = [
+                (checkpoint.noise_of(each, noisy_NCHW, steps_N, velocity) - noise_NCHW).square().mean((1, 2, 3))
+                for each in (output_NCHW, torch.zeros_like(output_NCHW))
                 for velocity in (checkpoint.predicts_velocity, not checkpoint.predicts_velocity)
-            )
-            return torch.stack([(each - noise_NCHW).square().mean((1, 2, 3)) for each in readings], 1).cpu()
+            ]
+            return torch.stack(errors, 1).cpu()
 
         return self._unet_calls.over(len(owner_M), some)

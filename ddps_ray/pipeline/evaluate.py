@@ -123,7 +123,8 @@ def train_group(recipe: Recipe, group: Group) -> None:
     share, device = trainers.share(), trainers.device()
     distilled = data.load_distilled(_folder(target, group), classes, cfg.size)
     protocol = Protocol.of(cfg, group.student, group.ipc, len(classes))
-    fixed = teachers.load(recipe.teacher, target.path(teacher.STAGE), classes, cfg.size).to(device)
+    wnids = manifest.wnids(target)
+    fixed = teachers.load(recipe.teacher, target.path(teacher.STAGE), classes, cfg.size, wnids).to(device)
     first = share.rank == 0
     val = data.load_validation(target, str(recipe.data.val), classes, cfg.size) if first else None
     reference = training.accuracy(fixed, val, device) if val else 0.0
@@ -173,10 +174,11 @@ def _check(recipe: Recipe, target: Run, groups: list[Group]) -> None:
     if recipe.teacher.weights == "trained":
         target.require(teacher.STAGE, teacher.STAGE)
         target.claim(teacher.STAGE, teacher.settings(recipe))
+    wnids = manifest.wnids(target)
     for group in groups:
         if not storage.exists(storage.join(_folder(target, group), "metadata.parquet")):
             target.require(f"distill/{group.set_name}/ipc={group.ipc}", "distill")
-        teachers.check(recipe.teacher, target.path(teacher.STAGE), group.class_ids)
+        teachers.check(recipe.teacher, target.path(teacher.STAGE), group.class_ids, wnids)
         networks.check(group.student, len(group.class_ids), recipe.evaluate.size)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -18,7 +18,8 @@ from ddps_ray.errors import UserError
 from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster
 from ddps_ray.sources import classes, folders, layouts, subset
-from ddps_ray.sources.listing import BOXES_FILE, Listing
+from ddps_ray.sources.listing import BOXES_FILE, PLAIN, Listing, Options
+from ddps_ray.sources.tables import Table
 from ddps_ray.storage import Run
 
 STAGE = "index"
@@ -48,7 +49,8 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     if done is not None and beat is not None and beat.alive():
         raise UserError(f"a job scores {target.uri} by the index that is there: wait for its end, or stop it")
     cluster.connect(recipe)
-    summary, notes = ray.get(_index.remote(target.uri, settings, class_names, recipe.data.ground_truth))
+    options = Options(recipe.data.class_folders, recipe.data.image_column, recipe.data.label_column)
+    summary, notes = ray.get(_index.remote(target.uri, settings, class_names, recipe.data.ground_truth, options))
     for note in notes:
         say(f"index: {note}")
     if done is not None and done["fingerprint"] == summary["fingerprint"]:
@@ -58,29 +60,40 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     # From here on readers take the new files; the old ones are no longer theirs, deleted or not.
     target.finish(STAGE, summary)
     manifest.prune(target)
-    for text in summary["ambiguous"]:
-        say(f"index: warning: several classes are called {text!r}; data.classes can name them apart")
+    for warning in _warnings(summary):
+        say(f"index: warning: {warning}")
     grown = f", {summary['images'] - done['images']} more than before" if done is not None else ""
     where = f"{target.path(manifest.FOLDER)} (layout {summary['layout']})"
     say(f"index: {_in_words(summary, splits)}{grown} → {where}")
 
 
+def _warnings(summary: dict[str, Any]) -> Iterator[str]:
+    """What is to be said of the names of the classes, which go into the prompts."""
+    for text in summary["ambiguous"]:
+        yield f"several classes are called {text!r}; data.classes can name them apart"
+    if count := summary["nameless"]["classes"]:
+        more = f" and {count - 1} more classes" if count > 1 else ""
+        yield f"{summary['nameless']['first']!r}{more}: no name that a prompt could use; data.classes can give one"
+
+
 @ray.remote
 def _index(
-    run_dir: str, settings: dict[str, Any], class_names: dict[str, str] | None, ground_truth: str | None
+    run_dir: str, settings: dict[str, Any], class_names: Table | None, ground_truth: str | None, options: Options
 ) -> tuple[dict[str, Any], list[str]]:
     """Lists and writes; returns the stage's figures, and what the user should know."""
     target, splits = Run(run_dir), _splits(settings)
     layout = layouts.find(settings["root"], splits, settings["layout"])
-    listing = layouts.list_images(layout, settings["root"], splits, class_names, ground_truth)
+    listing = layouts.list_images(layout, settings["root"], splits, class_names, ground_truth, options)
     tables, notes = _subset(listing.splits, settings)
     notes = [*listing.notes, *notes]
+    nameless = classes.nameless(listing.class_texts.values())
     summary = {
         "images": sum(rows.num_rows for rows in tables.values()),
         "classes": len(listing.class_texts),
         "splits": {split: rows.num_rows for split, rows in tables.items()},
         "skipped": listing.skipped,
         "ambiguous": classes.ambiguous(listing.class_texts),
+        "nameless": {"classes": len(nameless), "first": next(iter(nameless), None)},
         "fingerprint": _fingerprint(tables.values()),
         "layout": layout,
     }
@@ -145,19 +158,27 @@ def _subset(tables: dict[str, pa.Table], settings: dict[str, Any]) -> tuple[dict
     return tables | {split: subset.choose(tables[split], wanted, settings["seed"])}, notes
 
 
-def _settings(data: Data, class_names: dict[str, str] | None, target: Run) -> dict[str, Any]:
+def _settings(data: Data, class_names: Table | None, target: Run) -> dict[str, Any]:
     """The recipe's section, with what the files say in place of their names: that counts, not where they are."""
     settings = data.model_dump() | {
         "root": storage.absolute(data.root),
-        "classes": None if class_names is None else _digest(json.dumps(list(class_names.items()))),
+        "classes": None if class_names is None else _digest(_said(class_names)),
         "ground_truth": None
         if data.ground_truth is None
         else _digest(folders.read_text(data.ground_truth, "data.ground_truth")),
         "seed": data.seed if data.per_class is not None else None,
+        # As runs have it that are older than the setting.
+        "class_folders": None if data.class_folders == PLAIN.class_folders else data.class_folders,
     }
     if data.layout == layouts.AUTO and target.summary(STAGE) is not None:
         settings["layout"] = target.record()["stages"][STAGE]["settings"].get("layout")
     return settings
+
+
+def _said(table: Table) -> str:
+    """All that a table says."""
+    pairs = json.dumps(list(table.items()))
+    return pairs + json.dumps(dict(table.wnids)) if table.wnids else pairs
 
 
 def _digest(text: str) -> str:

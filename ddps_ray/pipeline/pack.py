@@ -29,7 +29,7 @@ _FILE_BYTES = 128 * 2**20  # a task holds a file twice, and a kill costs one a t
 _SAMPLE = 64
 _FORMAT = {
     "compression": {"image": "none"},  # is compressed as it is
-    "use_dictionary": ["class_id", "class_text", "split"],
+    "use_dictionary": ["class_id", "class_text", "split", "wnid"],
     "write_statistics": ["image_id", "class_id", "label", "error"],
 }
 
@@ -114,7 +114,8 @@ def _load(rows: pa.Table) -> pa.Table:
         found = reading.attempt_encoded(rows["uri"].to_pylist())
     images = [None if isinstance(each, BadImage) else each for each in found]
     errors = [str(each) if isinstance(each, BadImage) else None for each in found]
-    kept = {name: rows[name] for name in schemas.PACKED.names if name in rows.column_names}
+    kept = {"wnid": pa.nulls(rows.num_rows, pa.string())}  # in manifests of before
+    kept |= {name: rows[name] for name in schemas.PACKED.names if name in rows.column_names}
     columns = kept | {"image": pa.array(images, pa.binary()), "error": pa.array(errors, pa.string())}
     return pa.table([columns[name] for name in schemas.PACKED.names], schema=schemas.PACKED)
 

@@ -1,5 +1,6 @@
 """One way to run a training function with Ray Train, and where its checkpoints and bad images go."""
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from ddps_ray import storage
 from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
+from ddps_ray.sources import locators
 from ddps_ray.storage import Run
 from ddps_ray.students.training import Share
 
@@ -129,10 +131,11 @@ def write_quarantine(run: Run, stage: str, rows: pa.Table) -> None:
     """
     if rows.num_rows:
         say(f"{stage}: {rows.num_rows} images cannot be used; the reasons are in {run.path('quarantine')}")
-    folders = ["-".join(uri.split("/")[-3:-1]) for uri in rows["uri"].to_pylist()]
+    folders = [locators.parse(uri).uri.rpartition("/")[0] for uri in rows["uri"].to_pylist()]
     for folder in sorted(set(folders)):
         mine = rows.filter(pa.array([each == folder for each in folders]))
-        storage.write_table(run.path("quarantine", f"{stage}-{folder}.parquet"), mine)
+        digest = hashlib.sha256(folder.encode()).hexdigest()[:16]  # a folder's name may be as long as a file's
+        storage.write_table(run.path("quarantine", f"{stage}-{digest}.parquet"), mine)
 
 
 def _cpus() -> float:

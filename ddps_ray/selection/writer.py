@@ -1,5 +1,6 @@
 """One class of a distilled set, from its candidates to image files and metadata rows; and all the rows in one file."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,8 @@ def merge(folder: str, class_ids: Sequence[str]) -> int:
 
 
 def _part(folder: str, class_id: str) -> str:
-    return storage.join(folder, PARTS, f"{class_id}.parquet")
+    """A class's rows; a class id may be as long as a file's name, and leave no room for an ending."""
+    return storage.join(folder, PARTS, f"{hashlib.sha256(class_id.encode()).hexdigest()}.parquet")
 
 
 def _write_images(candidates: Candidates, selector: Selector, budget: Budget, settings: Distill, folder: str) -> None:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import classes, folders, listing, locators
-from ddps_ray.sources.listing import Classes, Listing
+from ddps_ray.sources import advice, classes, folders, listing, locators
+from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
 _PLANES = 3 * 32 * 32
 
@@ -35,7 +35,12 @@ class Cifar:
         return all(storage.exists(storage.join(root, name)) for name in (self.names_file, first))
 
     def list_images(
-        self, root: str, splits: Sequence[str], names: Mapping[str, str] | None = None, ground_truth: str | None = None
+        self,
+        root: str,
+        splits: Sequence[str],
+        names: Mapping[str, str] | None = None,
+        ground_truth: str | None = None,
+        options: Options = PLAIN,
     ) -> Listing:
         """Lists a data set in the order of its files; a class id is the class's name, a label the data set's own.
 
@@ -44,6 +49,7 @@ class Cifar:
             splits: Of `train` and `test`, the training split first.
             names: The user's names of the classes.
             ground_truth: Not used.
+            options: Not used.
 
         Raises:
             UserError: There is no such split, a file is absent or of another size, or a label has no name.
@@ -51,7 +57,7 @@ class Cifar:
         folders.check_root(root)
         for split in splits:
             if split not in self.files:
-                raise UserError(f"data: {root} has no split {split!r}; it has {', '.join(self.files)}")
+                raise advice.no_split(root, split, splits, self.files)
         lines = folders.read_text(storage.join(root, self.names_file), "data").splitlines()
         published = [line.strip() for line in lines if line.strip()]
         labels = {split: {name: self._labels(root, name) for name in self.files[split]} for split in splits}

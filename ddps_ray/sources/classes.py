@@ -1,59 +1,47 @@
 """Which classes there are, and what the prompt calls each: the user's word, its ImageNet name, or its folder's name."""
 
-import csv
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ddps_ray.errors import UserError
-from ddps_ray.sources import folders
-from ddps_ray.sources.listing import Classes
+from ddps_ray.sources import folders, tables, wordnet
+from ddps_ray.sources.listing import LONGEST, WNID, Classes
+from ddps_ray.sources.tables import Table
 
 IMAGENET = "imagenet-1k"
-"""In place of a CSV: the packaged table of ImageNet-1K's 1000 WordNet ids and names, in the order of their labels."""
+"""In place of a table: the packaged one of ImageNet-1K's 1000 WordNet ids and names, in the order of their labels."""
 
 _AGREE = 0.9  # share of 1000 names, in order, that makes a list ImageNet's; spellings of a few differ between copies
-WNID = re.compile(r"n\d{8}")
-"""A WordNet id, ImageNet's name of a class."""
+_DIGEST = 16
+
+Given = Mapping[str, str] | None
+"""What the user calls the classes: a `Table`, or plain names that have no header."""
 
 
-def read(table: str) -> dict[str, str]:
-    """Reads the user's names by class id from a CSV with a header: class id in the first column, name in the second.
+def read(table: str) -> Table:
+    """Reads the user's table of classes; see `tables.parse`.
 
     Args:
         table: Its path or URI, or `IMAGENET`.
 
-    Returns:
-        Names by class id, in the order of the lines.
-
     Raises:
-        UserError: It cannot be read, or a line has no name, or a class has two lines.
+        UserError: It cannot be read, or a line is not as it should be.
     """
     if table == IMAGENET:
-        return _imagenet()
-    text = folders.read_text(table, "data.classes")
-    named: dict[str, str] = {}
-    rows = csv.reader(text.splitlines())
-    next(rows, None)
-    for row in rows:
-        class_id, name, *_ = [*(cell.strip() for cell in row), "", ""]
-        if not class_id:
-            continue
-        if not name:
-            raise UserError(f"data.classes: {table}, line {rows.line_num}: no name for class {class_id}")
-        if class_id in named:
-            raise UserError(f"data.classes: {table}, line {rows.line_num}: a second name for class {class_id}")
-        named[class_id] = name
-    return named
+        return Table(wordnet.lemmas(wordnet.imagenet()), IMAGENET)
+    return tables.parse(table, folders.read_text(table, tables.KEY))
 
 
-def names(class_ids: Iterable[str], given: Mapping[str, str] | None = None) -> dict[str, str]:
+def names(class_ids: Iterable[str], given: Given = None) -> dict[str, str]:
     """Names classes.
 
     Args:
         class_ids: Folder names.
-        given: The user's names, which must have every class. Without them a WordNet id gets the first lemma of its
-            ImageNet name, and any other folder its own name, with blanks for underscores.
+        given: The user's names, which must have every class; `IMAGENET`'s has it by its WordNet id or by its name
+            (see `wordnet.matched`). Without them a WordNet id gets the first lemma of its ImageNet name, and any other
+            folder its own name, with blanks for underscores.
 
     Returns:
         The name of each class id, in the order of `class_ids`.
@@ -61,36 +49,79 @@ def names(class_ids: Iterable[str], given: Mapping[str, str] | None = None) -> d
     Raises:
         UserError: The user's names lack a class.
     """
+    return named(class_ids, given).texts
+
+
+def named(class_ids: Iterable[str], given: Given) -> Classes:
+    """Returns classes with names and WordNet ids, each labelled by its place; arguments and errors as in `names`."""
+    ids = list(class_ids)
     if given is None:
-        return _default_names(list(class_ids))
-    named = {}
-    for class_id in class_ids:
-        if class_id not in given:
-            raise UserError(f"data.classes: no name for class {class_id} (the first line of the file is its header)")
-        named[class_id] = given[class_id]
-    return named
+        return Classes(_default_names(ids), _counted(ids))
+    table = Table.of(given)
+    if _is_packaged(table):
+        wnids = wordnet.matched(ids)
+        return Classes({class_id: table[wnids[class_id]] for class_id in ids}, _counted(ids), wnids)
+    for class_id in ids:
+        if class_id not in table:
+            _refuse(table, class_id)
+    return Classes({class_id: table[class_id] for class_id in ids}, _counted(ids), _wnids(table, ids))
 
 
-def ordered(class_ids: Iterable[str], given: Mapping[str, str] | None = None) -> Classes:
+def ordered(class_ids: Iterable[str], given: Given = None, texts: Mapping[str, str] | None = None) -> Classes:
     """Returns classes that have no numbers of their own: a label is the index among the sorted class ids.
+
+    Args:
+        class_ids: Their ids.
+        given: The user's names; see `names`.
+        texts: What they are called where the user gives no names; by default as `names` has it.
 
     Raises:
         UserError: The user's names lack a class.
     """
-    texts = names(sorted(class_ids), given)
-    return Classes(texts, {class_id: label for label, class_id in enumerate(texts)})
+    ids = sorted(class_ids)
+    if given is None and texts is not None:
+        return Classes({class_id: texts[class_id] for class_id in ids}, _counted(ids))
+    return named(ids, given)
 
 
-def numbered(
-    root: str, used: Iterable[int], published: Sequence[str] | None, given: Mapping[str, str] | None
-) -> Classes:
+def of_labels(root: str, tags: Mapping[str, Iterable[str]], given: Given) -> Classes:
+    """Returns the classes of a data set whose labels are text: each label, made `safe`, is a class id.
+
+    Args:
+        root: The data set, for errors.
+        tags: The labels of each split, the training split first.
+        given: The user's names; see `names`.
+
+    Raises:
+        UserError: Two labels would be one class, a later split has a class that the first one lacks, or the user's
+            names lack one.
+    """
+    meant: dict[str, str] = {}
+    every: dict[str, set[str]] = {}
+    for split, found in tags.items():
+        every[split] = set()
+        for tag in found:
+            class_id = safe(tag)
+            every[split].add(class_id)
+            if meant.setdefault(class_id, tag) != tag:
+                raise UserError(f"data: {root}: the labels {meant[class_id]!r} and {tag!r} would both be {class_id!r}")
+    train, *others = every
+    for split in others:
+        if lacking := sorted(every[split] - every[train]):
+            raise UserError(f"data: {root}: {split!r} has class {lacking[0]}, which the training split does not have")
+    return ordered(every[train], given)
+
+
+def numbered(root: str, used: Iterable[int], published: Sequence[str] | None, given: Given) -> Classes:
     """Returns the classes of a data set that numbers them itself.
 
     Args:
         root: The data set, for errors.
         used: The labels that its images have.
-        published: The names that it comes with, in the order of the labels; ImageNet-1K's thousand become WordNet ids.
-        given: The user's names. Where none are published, the n-th has label n, counted from 0.
+        published: The names that it comes with, in the order of the labels; ImageNet-1K's thousand become WordNet ids,
+            and so do any where the user gives `IMAGENET`.
+        given: The user's names. Where none are published, the n-th has label n, counted from 0, or the label that is
+            its class id.
 
     Returns:
         The classes that are used, by label.
@@ -98,29 +129,42 @@ def numbered(
     Raises:
         UserError: There are no names, or not for each label, or two classes would have the same id.
     """
-    if published is not None:
-        texts = _published(published)
-        ids = list(texts)
-        if given is not None:
-            texts = names(ids, given)
-    elif given is not None:
-        texts, ids = dict(given), list(given)
-    else:
-        raise UserError(
-            f"data.classes: {root} numbers its classes and does not name them: give a CSV with a header whose lines "
-            f"have class id and name in the order of the labels, or {IMAGENET}"
-        )
     labels = sorted(used)
+    if published is None:
+        if given is None:
+            raise UserError(
+                f"{tables.KEY}: {root} numbers its classes and does not name them: give a CSV whose lines have class "
+                f"id and name in the order of the labels, or {IMAGENET}"
+            )
+        return _by_position(root, labels, Table.of(given))
+    texts = _published(published)
+    ids = list(texts)
     for label in labels:
         if not 0 <= label < len(ids):
-            raise UserError(f"data: {root} has an image with label {label}; there are names for 0 to {len(ids) - 1}")
-    return Classes({ids[label]: texts[ids[label]] for label in labels}, {ids[label]: label for label in labels})
+            raise UserError(_beyond(root, label, len(ids)))
+    if given is None:
+        return Classes({ids[label]: texts[ids[label]] for label in labels}, {ids[label]: label for label in labels})
+    table = Table.of(given)
+    if _is_packaged(table):
+        wnids = wordnet.matched(_plain(ids[label], published[label]) for label in labels)
+        ids_by_label = dict(zip(labels, wnids.values(), strict=True))
+    else:
+        ids_by_label = {label: ids[label] for label in labels}
+    found = named(ids_by_label.values(), table)
+    return Classes(found.texts, {class_id: label for label, class_id in ids_by_label.items()}, found.wnids)
 
 
 def safe(name: str) -> str:
-    """Returns a class name as a class id, which later is the name of a folder: no separators, no way up."""
+    """Returns a class name as a class id, which later is the name of a folder: no separators, no way up, not too long.
+
+    What is too long is cut, and gets a digest of the whole behind.
+    """
     cleaned = "".join("_" if mark in "/\\" or not mark.isprintable() else mark for mark in name).strip()
-    return cleaned if cleaned.strip(".") else "_" * max(1, len(cleaned))
+    cleaned = cleaned if cleaned.strip(".") else "_" * max(1, len(cleaned))
+    if len(cleaned.encode()) <= LONGEST:
+        return cleaned
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST]
+    return f"{cleaned.encode()[: LONGEST - _DIGEST - 1].decode(errors='ignore')}-{digest}"
 
 
 def ambiguous(named: Mapping[str, str]) -> list[str]:
@@ -128,31 +172,130 @@ def ambiguous(named: Mapping[str, str]) -> list[str]:
     return sorted(text for text, classes in Counter(named.values()).items() if classes > 1)
 
 
+_GENERIC = re.compile(
+    "class|klasse|classe|clase|cls|класс|category|kategorie|categorie|categoria|categoría|категория|"
+    "label|lbl|id|idx|index|type|kind|"
+    "group|grp|cluster|folder|dir|directory|object|obj|item|subject|subj|sub|sample|species|target|number|num|no|nr|"
+    "img|image|images|set|new|unnamed|untitled|synset"
+)
+"""Words that, with a number, stand for a name that is not there."""
+
+_CODE = re.compile(r"[\W\d_]+|[a-zA-Z]|[a-z]-?\d+|[A-Z]\d{1,2}|n\d{8}")
+_LONG_CODE = re.compile(
+    rf"({_GENERIC.pattern})[^a-z]*\d+|(?=.*\d)[\da-f]{{6,}}|[\da-f]{{8}}(-[\da-f]{{4}}){{3}}-[\da-f]{{12}}|"
+    "nan|null|none|undefined"
+)
+_BETWEEN = re.compile(r"[\s_.,:;/()\[\]#]+")
+
+
+def nameless(texts: Iterable[str]) -> list[str]:
+    """Returns, in their order, those names of classes that are none: numbers, codes, or words such as `class 07`.
+
+    A prompt with such a name says nothing of what is in the image.
+    """
+    return [text for text in texts if _is_nameless(text)]
+
+
+def _is_nameless(text: str) -> bool:
+    words = [word for word in _BETWEEN.split(text) if word]
+    others = [word for word in words if not _is_code(word)]
+    return len(others) < max(1, len(words)) and all(_GENERIC.fullmatch(word.casefold()) for word in others)
+
+
+def _is_code(word: str) -> bool:
+    """Says whether a word is a number, a single letter, or what a program makes up."""
+    digits = sum(mark.isdigit() for mark in word)
+    mostly = word.isascii() and word.isalnum() and len(word) >= 6 and 2 * digits > len(word)
+    return mostly or bool(_CODE.fullmatch(word) or _LONG_CODE.fullmatch(word.casefold()))
+
+
+def _counted(ids: Sequence[str]) -> dict[str, int]:
+    return {class_id: label for label, class_id in enumerate(ids)}
+
+
+def _wnids(table: Table, ids: Iterable[str]) -> dict[str, str]:
+    return {class_id: table.wnids[class_id] for class_id in ids if class_id in table.wnids}
+
+
+def _refuse(table: Table, class_id: str) -> None:
+    """Raises UserError for a class that a table lacks."""
+    if class_id == table.header:
+        raise UserError(
+            f"{tables.KEY}: the first line of {table.place} begins with {class_id!r}, which is a class and could be a "
+            "header as well: put another header, such as class_id,name, above it"
+        )
+    first = next(iter(table), None)
+    there = f"; it has {len(table)} lines, the first of them for {first!r}" if first is not None else ""
+    raise UserError(f"{tables.KEY}: no name for class {class_id} in {table.place}{there}")
+
+
+def _is_packaged(table: Table) -> bool:
+    return table.place == IMAGENET
+
+
+def _by_position(root: str, labels: Sequence[int], table: Table) -> Classes:
+    """Classes of a data set that numbers them, by the lines of a table: the one reading of it that fits the labels."""
+    readings = _readings(table)
+    fitting = [ids for ids in readings if _misfit(root, labels, ids, table) is None]
+    if not fitting:
+        raise UserError(str(_misfit(root, labels, readings[0], table)))
+    if len(fitting) > 1:
+        first = next(iter(table))
+        doubt = (
+            f"the first line, {first!r}, could be a header or a class: put the header class_id,name above it, or make "
+            "it one"
+            if table.unsure
+            else f"its lines are numbered from {first}, and the labels could count from 0: give 0 a line, too"
+        )
+        raise UserError(f"{tables.KEY}: {table.place}: {doubt}")
+    ids = {label: fitting[0][label] for label in labels}
+    texts = {class_id: table[class_id] for class_id in ids.values()}
+    return Classes(texts, {class_id: label for label, class_id in ids.items()}, _wnids(table, texts))
+
+
+def _readings(table: Table) -> list[dict[int, str]]:
+    """Class ids by label, in each way in which a table can be read."""
+    ids = list(table)
+    by_place = dict(enumerate(ids))
+    if all(class_id.isdecimal() for class_id in ids):
+        by_number = {int(class_id): class_id for class_id in ids}
+        if len(by_number) < len(ids):  # such as 1 and 01
+            return [by_place]
+        return [by_number] if 0 in by_number else [by_number, by_place]
+    return [by_place, dict(enumerate(ids[1:]))] if table.unsure else [by_place]
+
+
+def _misfit(root: str, labels: Sequence[int], ids: Mapping[int, str], table: Table) -> str | None:
+    """Says why a data set with these labels cannot have these classes."""
+    for label in labels:
+        if label not in ids:
+            if ids.keys() == set(range(len(ids))):
+                return _beyond(root, label, len(ids))
+            return f"data: {root} has an image with label {label}, for which {table.place} has no line"
+    if list(labels) == list(range(len(labels))) and len(ids) != len(labels) and not _is_packaged(table):
+        return (
+            f"{tables.KEY}: {table.place} has {len(ids)} lines, and {root} the labels 0 to {len(labels) - 1}: "
+            "which line is whose cannot be known; give a line a label"
+        )
+    return None
+
+
+def _beyond(root: str, label: int, count: int) -> str:
+    return f"data: {root} has an image with label {label}; there are names for 0 to {count - 1}"
+
+
 def _default_names(class_ids: list[str]) -> dict[str, str]:
-    lemmas = _wordnet([class_id for class_id in class_ids if WNID.fullmatch(class_id)])
-    return {class_id: lemmas.get(class_id) or class_id.replace("_", " ").strip() or class_id for class_id in class_ids}
+    lemmas = wordnet.lemmas(class_id for class_id in class_ids if WNID.fullmatch(class_id))
+    return {class_id: lemmas.get(class_id) or in_words(class_id) for class_id in class_ids}
 
 
-def _wordnet(wnids: list[str]) -> dict[str, str]:
-    """Returns the first lemma of each WordNet id that timm knows, in ImageNet-1K or in the larger sets."""
-    if not wnids:
-        return {}
-    from timm.data import ImageNetInfo  # takes seconds, so only where a folder looks like a WordNet id
-
-    info = ImageNetInfo()
-    lemmas = {}
-    for wnid in wnids:
-        try:
-            lemmas[wnid] = info.label_name_to_description(wnid).split(",")[0].strip()
-        except KeyError:
-            continue
-    return lemmas
+def in_words(name: str) -> str:
+    """A folder's name with blanks for underscores."""
+    return name.replace("_", " ").strip() or name
 
 
-def _imagenet() -> dict[str, str]:
-    from timm.data import ImageNetInfo
-
-    return _wordnet(list(ImageNetInfo().label_names()))
+def _plain(class_id: str, name: str) -> str:
+    return class_id if WNID.fullmatch(class_id) else name
 
 
 def _published(listed: Sequence[str]) -> dict[str, str]:
@@ -171,7 +314,7 @@ def _published(listed: Sequence[str]) -> dict[str, str]:
 
 
 def _as_imagenet(listed: Sequence[str]) -> dict[str, str] | None:
-    known = _imagenet()
+    known = wordnet.lemmas(wordnet.imagenet())
     if list(listed) == list(known):
         return known
     first = [name.split(",")[0].strip().casefold() for name in listed]

@@ -8,9 +8,9 @@ import pyarrow as pa
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes, folders, imagefolder
-from ddps_ray.sources.classes import WNID
-from ddps_ray.sources.listing import Classes, Listing
+from ddps_ray.sources import advice, classes, folders, imagefolder
+from ddps_ray.sources.leftovers import Leftovers
+from ddps_ray.sources.listing import PLAIN, WNID, Classes, Listing, Options
 
 USUAL = (
     "LOC_val_solution.csv",
@@ -33,7 +33,11 @@ def recognises(root: str, splits: Sequence[str]) -> bool:
 
 
 def list_images(
-    root: str, splits: Sequence[str], names: Mapping[str, str] | None = None, ground_truth: str | None = None
+    root: str,
+    splits: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    ground_truth: str | None = None,
+    options: Options = PLAIN,
 ) -> Listing:
     """Lists a data set; the label of a class is its index among the sorted class ids of the first split.
 
@@ -44,19 +48,20 @@ def list_images(
         ground_truth: File of the classes of a split without class folders: a line an image of name and WordNet id, or a
             WordNet id a line in the order of the sorted names, or the development kit's file of numbers with its
             `meta.mat` beside it. By default one of `USUAL` in the root.
+        options: Not used.
 
     Raises:
         UserError: A split is absent, or its images and the lines of the file do not belong together.
     """
-    folders.check_splits(root, splits)
-    known = classes.ordered(folders.class_ids(root, splits[0]), names)
-    tables, skipped = {}, 0
+    advice.check_splits(root, splits)
+    known = classes.ordered(imagefolder.class_ids(root, splits[0]), names)
+    tables, left = {}, Leftovers()
     for split in splits:
-        flat = not _inner(root, split)
-        listed = _flat(root, split, known, ground_truth) if flat else imagefolder.list_split(root, split, known)
-        tables[split] = listed[0]
-        skipped += listed[1]
-    return Listing(tables, known.texts, skipped)
+        if ids := _inner(root, split):
+            tables[split] = imagefolder.list_split(root, split, ids, known, left)
+        else:
+            tables[split] = _flat(root, split, known, ground_truth, left)
+    return Listing(tables, known.texts, left.count, notes=left.notes())
 
 
 def _inner(root: str, split: str) -> list[str]:
@@ -67,18 +72,15 @@ def _has_images(root: str, split: str) -> bool:
     return any(map(folders.is_image, folders.files(storage.join(root, split))))
 
 
-def _flat(root: str, split: str, known: Classes, ground_truth: str | None) -> tuple[pa.Table, int]:
+def _flat(root: str, split: str, known: Classes, ground_truth: str | None, left: Leftovers) -> pa.Table:
     folder = storage.join(root, split)
-    present = folders.files(folder)
-    images = [name for name in present if folders.is_image(name)]
-    if not images:
-        raise UserError(f"data: {folder} has no images")
+    images = folders.images_in(folder, split, left)
     table = ground_truth or _usual(root, split)
     owners = _owners(table, images)
     for name in images:
         if owners[name] not in known.labels:
             raise UserError(f"{_KEY}: {table}: {name} is of class {owners[name]}, which the training split lacks")
-    return folders.rows(split, folder, {name: owners[name] for name in images}, known), len(present) - len(images)
+    return folders.rows(split, folder, {name: owners[name] for name in images}, known)
 
 
 def _usual(root: str, split: str) -> str:

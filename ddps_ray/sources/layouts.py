@@ -3,10 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from ddps_ray import storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import folders, huggingface, imagefolder, imagenet, listing, packed, tiny_imagenet, webdataset
+from ddps_ray.sources import (
+    advice,
+    folders,
+    huggingface,
+    imagefolder,
+    imagenet,
+    listing,
+    packed,
+    tiny_imagenet,
+    webdataset,
+)
 from ddps_ray.sources.cifar import CIFAR10, CIFAR100
-from ddps_ray.sources.listing import Listing
+from ddps_ray.sources.listing import PLAIN, Listing, Options
 
 AUTO = "auto"
 
@@ -18,7 +29,12 @@ class Layout(Protocol):
         """Whether a folder looks like it; arguments as in `list_images`."""
 
     def list_images(
-        self, root: str, splits: Sequence[str], names: Mapping[str, str] | None = None, ground_truth: str | None = None
+        self,
+        root: str,
+        splits: Sequence[str],
+        names: Mapping[str, str] | None = None,
+        ground_truth: str | None = None,
+        options: Options = PLAIN,
     ) -> Listing:
         """Lists the images of the splits, the training split first.
 
@@ -27,6 +43,7 @@ class Layout(Protocol):
             splits: Names of the splits.
             names: The user's names by class id.
             ground_truth: File of the classes of images that are not in class folders.
+            options: How to read it, where it could be read in several ways.
 
         Raises:
             UserError: The data set is not as it should be.
@@ -44,6 +61,15 @@ LAYOUTS: Mapping[str, Layout] = {
     "huggingface": huggingface,
 }
 """By the name that a recipe uses; the first that recognises a folder has it."""
+
+_HEED: Mapping[str, tuple[str, ...]] = {
+    "class_folders": ("imagefolder",),
+    "image_column": ("huggingface", "webdataset"),
+    "label_column": ("huggingface", "webdataset"),
+}
+"""Layouts that heed each of the options."""
+
+_DEEP, _WIDE = 3, 8  # how far a data set is looked for below the root
 
 
 def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
@@ -64,20 +90,53 @@ def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
     for name, each in LAYOUTS.items():
         if each.recognises(root, splits):
             return name
+    if (inside := _inside(root, splits)) is not None:
+        raise UserError(f"data.root: {root} has no data set of a known layout, but one of its folders has: {inside}")
     if folders.folders(root):
         return "imagefolder"  # whose errors say which folder is missing
-    raise UserError(f"data.root: {root} has no data set of a known layout ({', '.join(LAYOUTS)})")
+    said = f"data.root: {root} has no data set of a known layout ({', '.join(LAYOUTS)})"
+    raise UserError(said + advice.nothing(root))
+
+
+def _inside(root: str, splits: Sequence[str], depth: int = _DEEP) -> str | None:
+    """The folder below a root that a layout recognises, if there is one: archives unpack into a folder of their own."""
+    names = folders.folders(root)
+    if len(names) > _WIDE or advice.WORDS & {name.casefold() for name in names}:
+        return None  # these are classes, or splits under other names
+    inner = [storage.join(root, name) for name in names]
+    for folder in inner:
+        if len(folders.folders(folder)) <= _WIDE and any(_recognises(name, folder, splits) for name in LAYOUTS):
+            return folder
+    return next((found for folder in inner if depth > 1 and (found := _inside(folder, splits, depth - 1))), None)
+
+
+def _recognises(layout: str, folder: str, splits: Sequence[str]) -> bool:
+    """Whether a folder is a data set of a layout; folders of folders must have images, not only annotations of some."""
+    try:
+        return LAYOUTS[layout].recognises(folder, splits) and (
+            layout != "imagefolder" or imagefolder.has_images(folder, splits[0])
+        )
+    except UserError:
+        return False
 
 
 def list_images(
-    layout: str, root: str, splits: Sequence[str], names: Mapping[str, str] | None, ground_truth: str | None
+    layout: str,
+    root: str,
+    splits: Sequence[str],
+    names: Mapping[str, str] | None,
+    ground_truth: str | None,
+    options: Options = PLAIN,
 ) -> Listing:
     """Lists a data set of a layout and checks the listing; arguments as in `Layout.list_images`.
 
     Raises:
-        UserError: As in `Layout.list_images` and `listing.check`.
+        UserError: As in `Layout.list_images` and `listing.check`, or the layout does not heed an option.
     """
+    for option, heeding in _HEED.items():
+        if getattr(options, option) != getattr(PLAIN, option) and layout not in heeding:
+            raise UserError(f"data.{option}: the layout {layout} has no use for it; {' and '.join(heeding)} have")
     try:
-        return listing.check(LAYOUTS[layout].list_images(root, splits, names, ground_truth))
+        return listing.check(LAYOUTS[layout].list_images(root, splits, names, ground_truth, options))
     finally:
         folders.forget()

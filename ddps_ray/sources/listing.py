@@ -1,8 +1,9 @@
 """What each layout gives: the images of a data set as manifest rows, checked before anything is written."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +25,12 @@ BOXES = pa.schema(
 )
 
 
+WNID = re.compile(r"n\d{8}")
+"""A WordNet id, ImageNet's name of a class."""
+
+LONGEST = 255
+"""Bytes, in UTF-8, that the name of a file or folder may have."""
+
 _UNFIT_CLASS = r"^\.{0,2}$|[/\\\p{Cc}]"
 """Class ids that cannot be a folder's name: a distilled set has a folder of each class, which is removed and made."""
 
@@ -37,10 +44,35 @@ class Classes:
     Attributes:
         texts: What the prompt calls each class id, in the order of the labels.
         labels: The label of each class id.
+        wnids: The WordNet id of each class id that has one and is none itself.
     """
 
     texts: dict[str, str]
     labels: dict[str, int]
+    wnids: Mapping[str, str] = field(default_factory=dict)
+
+    def wnid(self, class_id: str) -> str | None:
+        """The WordNet id of a class, where it is known."""
+        return self.wnids.get(class_id, class_id if WNID.fullmatch(class_id) else None)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to read a data set that could be read in several ways; see the section `data` of a recipe.
+
+    Attributes:
+        class_folders: Whether a class is a folder at the top of a split, or each that directly holds images.
+        image_column: Column of the images in Parquet files, or ending of the images in tar files.
+        label_column: Column of the labels in Parquet files, or their key in the `.json` files of tar files.
+    """
+
+    class_folders: Literal["top", "leaf"] = "top"
+    image_column: str | None = None
+    label_column: str | None = None
+
+
+PLAIN = Options()
+"""As a data set that can be read in one way only."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +109,8 @@ def rows(split: str, image_ids: Any, uris: Any, class_ids: Any, known: Classes) 
     texts = pa.array(list(known.texts.values()), pa.string()).take(index)
     labels = pa.array([known.labels[class_id] for class_id in known.texts], pa.int32()).take(index)
     same = pa.repeat(pa.scalar(split, pa.string()), len(ids))
-    table = pa.table([ids, places, owners, texts, labels, same], schema=schemas.MANIFEST)
+    wnids = pa.array([known.wnid(class_id) for class_id in known.texts], pa.string()).take(index)
+    table = pa.table([ids, places, owners, texts, labels, same, wnids], schema=schemas.MANIFEST)
     return schemas.check(table, schemas.MANIFEST)
 
 
@@ -85,25 +118,34 @@ def check(listing: Listing) -> Listing:
     """Returns a listing unchanged if later stages can rely on it.
 
     Raises:
-        UserError: A split is empty, an id is empty, not unique, or leads out of a folder, or a later split has a class
-            that the first one, the training split, lacks.
+        UserError: A split is empty, which the notes may explain; an id is empty, too long, not unique, or leads out of
+            a folder; or a later split has a class that the first one, the training split, lacks.
     """
     trained: set[str] | None = None
     for split, table in listing.splits.items():
         if not table.num_rows:
-            raise UserError(f"data: split {split!r} has no images")
+            raise UserError("; ".join([f"data: split {split!r} has no images", *listing.notes]))
         classes = table["class_id"].unique()
-        if (unfit := _first(classes, _UNFIT_CLASS)) is not None:
-            raise UserError(
-                f"data: class id {unfit!r} cannot be a folder's name: it is empty, . or .., or has /, \\ or a control "
-                "character"
-            )
+        _check_classes(classes)
         _check_ids(table)
         class_ids = set(classes.to_pylist())
         trained = class_ids if trained is None else trained
         if lacking := sorted(class_ids - trained):
             raise UserError(f"data: split {split!r} has class {lacking[0]}, of which the training split has no images")
     return listing
+
+
+def _check_classes(classes: Any) -> None:
+    if (unfit := _first(classes, _UNFIT_CLASS)) is not None:
+        raise UserError(
+            f"data: class id {unfit!r} cannot be a folder's name: it is empty, . or .., or has /, \\ or a control "
+            "character"
+        )
+    for class_id in classes.to_pylist():
+        if (size := len(class_id.encode())) > LONGEST:
+            raise UserError(
+                f"data: class id {class_id[:40]!r}… cannot be a folder's name: it has {size} bytes, over {LONGEST}"
+            )
 
 
 def _check_ids(table: pa.Table) -> None:

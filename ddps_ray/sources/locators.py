@@ -4,13 +4,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 Kind = Literal["bytes", "planes", "row"]
 
-_FRAGMENT = re.compile(r"#(?:(?P<kind>bytes|planes)=(?P<start>\d+)\+(?P<length>\d+)|row=(?P<row>\d+))")
+_FRAGMENT = re.compile(
+    r"#(?:(?P<kind>bytes|planes)=(?P<start>\d+)\+(?P<length>\d+)|(?:column=(?P<column>[^#&=]+)&)?row=(?P<row>\d+))"
+)
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,14 @@ class Locator:
             green and blue bytes, not encoded; `row` for a row of a Parquet file.
         start: First byte, or number of the row.
         length: Bytes; 0 for a row.
+        column: Column of the images, where a row says so; None where the file has only one that could be it.
     """
 
     uri: str
     kind: Kind | None = None
     start: int = 0
     length: int = 0
+    column: str | None = None
 
 
 def parse(text: str) -> Locator:
@@ -38,7 +43,7 @@ def parse(text: str) -> Locator:
     if not found:
         return Locator(text)
     if found["row"] is not None:
-        return Locator(base, "row", int(found["row"]))
+        return Locator(base, "row", int(found["row"]), column=found["column"] and unquote(found["column"]))
     return Locator(base, "planes" if found["kind"] == "planes" else "bytes", int(found["start"]), int(found["length"]))
 
 
@@ -47,15 +52,16 @@ def part(uri: str, kind: Literal["bytes", "planes"], start: int, length: int) ->
     return f"{uri}#{kind}={start}+{length}"
 
 
-def row(uri: str, number: int) -> str:
-    """Locates a row of a Parquet file, counted from 0."""
-    return f"{uri}#row={number}"
+def row(uri: str, number: int, column: str | None = None) -> str:
+    """Locates a row of a Parquet file, counted from 0, and the column of its image."""
+    named = "" if column is None else f"column={quote(column, safe='')}&"
+    return f"{uri}#{named}row={number}"
 
 
-def rows(uri: str, count: int) -> pa.StringArray:
+def rows(uri: str, count: int, column: str | None = None) -> pa.StringArray:
     """Locates each of the first `count` rows of a Parquet file."""
     numbers = pa.array(range(count), pa.int64()).cast(pa.string())
-    return pc.binary_join_element_wise(row(uri, 0).removesuffix("0"), numbers, "")
+    return pc.binary_join_element_wise(row(uri, 0, column).removesuffix("0"), numbers, "")
 
 
 def whole(path: str) -> str:

@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 
 from ddps_ray import schemas, storage
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import classes, folders, listing, locators
-from ddps_ray.sources.listing import Classes, Listing
+from ddps_ray.sources import advice, classes, folders, listing, locators
+from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
 RECORD = "packed.json"
 """Written last: how many images each split has."""
 
 _COLUMNS = ["image_id", "class_id", "class_text", "label"]
+_WNID = "wnid"
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
@@ -25,14 +26,18 @@ def recognises(root: str, splits: Sequence[str]) -> bool:
     for name in _files(root)[:1]:
         filesystem, path = storage.open_uri(storage.join(root, name))
         try:
-            return set(schemas.PACKED.names) <= set(pq.read_schema(path, filesystem=filesystem).names)
+            return schemas.fits(pq.read_schema(path, filesystem=filesystem), schemas.PACKED)
         except (OSError, pa.ArrowInvalid):
             return False
     return False
 
 
 def list_images(
-    root: str, splits: Sequence[str], names: Mapping[str, str] | None = None, ground_truth: str | None = None
+    root: str,
+    splits: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    ground_truth: str | None = None,
+    options: Options = PLAIN,
 ) -> Listing:
     """Lists a packed data set: ids, classes, labels and, where the user gives none, names are those it was packed with.
 
@@ -41,6 +46,7 @@ def list_images(
         splits: Names of the splits, the training split first.
         names: The user's names of the classes.
         ground_truth: Not used.
+        options: Not used.
 
     Raises:
         UserError: It was not packed to the end, or has no such split, or the user's names lack a class.
@@ -49,7 +55,7 @@ def list_images(
     counts = _counts(root)
     for split in splits:
         if split not in counts:
-            raise UserError(f"data: {root} has no split {split!r}; it has {', '.join(counts)}")
+            raise advice.no_split(root, split, splits, counts)
     files = _files(root)
     read = {split: _read(root, split, [name for name in files if name.startswith(f"{split}-")]) for split in splits}
     for split, rows in read.items():
@@ -84,19 +90,23 @@ def _read(root: str, split: str, paths: list[str]) -> pa.Table:
         uri = storage.join(root, path)
         filesystem, place = storage.open_uri(uri)
         try:
-            rows = pq.ParquetFile(place, filesystem=filesystem).read(columns=[*_COLUMNS, "split"])
+            rows = pq.ParquetFile(place, filesystem=filesystem).read(columns=[*_COLUMNS, "split", _WNID])
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
         rows = rows.append_column("uri", locators.rows(uri, rows.num_rows))
-        tables.append(rows.filter(pc.equal(rows["split"], split)).select([*_COLUMNS, "uri"]))
+        if _WNID not in rows.column_names:  # packed before there was one
+            rows = rows.append_column(_WNID, pa.nulls(rows.num_rows, pa.string()))
+        tables.append(rows.filter(pc.equal(rows["split"], split)).select([*_COLUMNS, "uri", _WNID]))
     if not tables:
         raise UserError(f"data: {root} has no files of the split {split!r}")
     return pa.concat_tables(tables)
 
 
 def _classes(rows: pa.Table, names: Mapping[str, str] | None) -> Classes:
-    found = rows.group_by(["label", "class_id", "class_text"]).aggregate([]).sort_by("label").to_pylist()
+    found = rows.group_by(["label", "class_id", "class_text", _WNID]).aggregate([]).sort_by("label").to_pylist()
     texts = {row["class_id"]: row["class_text"] for row in found}
+    wnids = {row["class_id"]: row[_WNID] for row in found if row[_WNID] is not None}
     if names is not None:
-        texts = classes.names(texts, names)
-    return Classes(texts, {row["class_id"]: row["label"] for row in found})
+        named = classes.named(texts, names)
+        texts, wnids = named.texts, wnids | dict(named.wnids)
+    return Classes(texts, {row["class_id"]: row["label"] for row in found}, wnids)

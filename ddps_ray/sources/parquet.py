@@ -88,19 +88,24 @@ _files: Kept[_File] = Kept(_FILES)
 _groups: Kept[pa.ChunkedArray] = Kept(_GROUPS, _GROUPS_BYTES)
 
 
-def read_row(uri: str, row: int) -> bytes:
+def read_row(uri: str, row: int, column: str | None = None) -> bytes:
     """Reads the encoded image in a row of a Parquet file.
+
+    Args:
+        uri: The file.
+        row: Number of the row, counted from 0.
+        column: Name of the column; by default the one that can only be it, see `image_columns`.
 
     Raises:
         BadImage: The row has none, or is not there, or the file is not Parquet with a column of images, or damaged.
         OSError: The file cannot be read.
     """
-    file = _files.get(uri, lambda: _open(uri))
+    file = _files.get((uri, column), lambda: _open(uri, column))
     group = int(np.searchsorted(file.ends, row, side="right"))
     if group == len(file.ends):
         raise BadImage(f"cannot be read: row {row} is past the end, the file has {file.metadata.num_rows} rows")
     size = _group_bytes(file.metadata, group, file.column)
-    images = _groups.get((uri, group), lambda: _read_group(uri, file, group), size)
+    images = _groups.get((uri, group, file.column), lambda: _read_group(uri, file, group), size)
     first = int(file.ends[group]) - file.metadata.row_group(group).num_rows
     value = images[row - first].as_py()
     if value is None:
@@ -108,11 +113,18 @@ def read_row(uri: str, row: int) -> bytes:
     return bytes(value)
 
 
-def image_columns(schema: pa.Schema) -> list[str]:
+def image_columns(schema: pa.Schema, column: str | None = None) -> list[str]:
     """Paths of the columns that may have the encoded images: the bytes of structs of bytes and path, or a binary one.
 
     A column `image` is the only one, and so is `img`; without them, which of several it is cannot be known.
+
+    Args:
+        schema: The file's.
+        column: Name of the only one that counts.
     """
+    if column is not None:
+        named = [schema.field(number) for number in schema.get_all_field_indices(column)]
+        return [path for field in named if (path := _encoded(field, binary=True)) is not None]
     found = {field.name: path for field in schema if (path := _encoded(field)) is not None}
     for name in _USUAL:
         if name in found:
@@ -140,9 +152,9 @@ def _group_bytes(metadata: pq.FileMetaData, group: int, column: str) -> int:
     return sum(each.total_uncompressed_size for each in columns if each.path_in_schema == column)
 
 
-def _encoded(field: pa.Field) -> str | None:
+def _encoded(field: pa.Field, binary: bool = False) -> str | None:
     if not pa.types.is_struct(field.type):
-        return str(field.name) if field.name in _USUAL and _is_binary(field.type) else None
+        return str(field.name) if (binary or field.name in _USUAL) and _is_binary(field.type) else None
     place = field.type.get_field_index("bytes")
     return f"{field.name}.bytes" if place >= 0 and _is_binary(field.type.field(place).type) else None
 
@@ -151,7 +163,7 @@ def _is_binary(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _open(uri: str) -> _File:
+def _open(uri: str, column: str | None) -> _File:
     filesystem, path = storage.open_uri(uri)
     with filesystem.open_input_file(path) as source:
         try:
@@ -160,7 +172,7 @@ def _open(uri: str) -> _File:
             if not storage.is_garbled(error):
                 raise
             raise BadImage(f"cannot be read: {first_line(error)}") from error
-        columns, names = image_columns(parquet.schema_arrow), ", ".join(parquet.schema_arrow.names)
+        columns, names = image_columns(parquet.schema_arrow, column), ", ".join(parquet.schema_arrow.names)
         if len(columns) != 1:
             raise BadImage(f"cannot be read: {len(columns) or 'no'} columns of images among {names}")
         metadata = parquet.metadata

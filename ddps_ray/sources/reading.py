@@ -78,7 +78,7 @@ def _each(uris: Iterable[str], work: Callable[[str], T]) -> list[T | BadImage]:
 def _read(locator: Locator) -> bytes:
     try:
         if locator.kind == "row":
-            return parquet.read_row(locator.uri, locator.start)
+            return parquet.read_row(locator.uri, locator.start, locator.column)
         if locator.kind is None:
             return storage.read_bytes(locator.uri)
         return _read_range(locator)

@@ -1,50 +1,127 @@
-"""The WebDataset layout: tar shards of images with a `.cls` file each, read in place and never extracted."""
+"""The WebDataset layout: tar shards of images with a label each, read in place and never extracted."""
 
 import io
+import json
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import classes, containers, listing, locators
-from ddps_ray.sources.listing import Classes, Listing
+from ddps_ray.sources import (
+    advice,
+    archives,
+    classes,
+    containers,
+    folders,
+    leftovers,
+    listing,
+    locators,
+)
+from ddps_ray.sources.leftovers import Leftovers
+from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
 SUFFIX = ".tar"
-_IMAGES = ("jpg", "jpeg", "png")
-_LONGEST_LABEL = 4096
+_CLS, _JSON = ".cls", ".json"
+_KEYS = ("label", "cls", "class", "class_id")
+"""What a label is called in a `.json`, the likeliest first."""
+_LONGEST = {_CLS: 4096, _JSON: 2**20}
 _THREADS = 32
 _BUFFER = 8192  # bytes of a request: behind an image, a label with its header and the next header are in one
 _NUMBER = re.compile(r"-?\d+")
+_NUMBERED = re.compile(r"\d\.tar$")
 
 
 @dataclass
 class _Shard:
+    uri: str
     names: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     uris: list[str] = field(default_factory=list)
-    skipped: int = 0
-    notes: list[str] = field(default_factory=list)
+    bare: int = 0  # images without a label
+    idle: int = 0  # labels without an image
+    folders: bool = False  # images without a label are in folders
+    keys: tuple[str, ...] = ()  # of the first .json without a label
+    members: int = 0
+    whole: bool = True
+    left: Leftovers = field(default_factory=Leftovers)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """What counts as an image and as its label."""
+
+    options: Options
+
+    @property
+    def ending(self) -> str | None:
+        """The only ending of images, if there is one."""
+        wanted = self.options.image_column
+        return None if wanted is None else f".{wanted.lower().lstrip('.')}"
+
+    def is_image(self, name: str) -> bool:
+        return folders.is_image(name) if self.ending is None else name.lower().endswith(self.ending)
+
+    def key(self, name: str) -> str:
+        """What an image's file and that of its label have in common."""
+        return name[: -len(self.ending or leftovers.ending(name))]
+
+    def is_label(self, name: str) -> bool:
+        kind = leftovers.ending(name)
+        return kind == _JSON or (kind == _CLS and self.options.label_column is None)
+
+    def labels(self, texts: Mapping[str, str]) -> tuple[str | None, tuple[str, ...]]:
+        """The label of an image by the texts of its files, and the keys of its `.json` where that has none."""
+        if texts.get(_CLS):
+            return texts[_CLS], ()
+        if not texts.get(_JSON):
+            return None, ()
+        try:
+            said = json.loads(texts[_JSON])
+        except (ValueError, RecursionError):
+            return None, ()
+        if not isinstance(said, dict):
+            return None, ()
+        wanted = _KEYS if self.options.label_column is None else (self.options.label_column,)
+        found = (label for key in wanted if (label := _text(said.get(key))))
+        label = next(found, None)
+        return label, () if label else tuple(said)
+
+
+def _text(value: Any) -> str | None:
+    """A label as text; None for what is none."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
-    """Whether a folder has tar files."""
-    return bool(containers.found(root, SUFFIX))
+    """Whether a folder has tar files, but not ImageNet's, which must be unpacked, nor any beside a split in Parquet."""
+    found = containers.found(root, SUFFIX, splits)
+    others = containers.found(root, ".parquet", splits)
+    if splits[0] in map(advice.last_word, others) and splits[0] not in map(advice.last_word, found):
+        return False
+    return any(not archives.is_ilsvrc(path) for paths in found.values() for path in paths)
 
 
 def list_images(
-    root: str, splits: Sequence[str], names: Mapping[str, str] | None = None, ground_truth: str | None = None
+    root: str,
+    splits: Sequence[str],
+    names: Mapping[str, str] | None = None,
+    ground_truth: str | None = None,
+    options: Options = PLAIN,
 ) -> Listing:
-    """Lists a data set from the headers of its tar files, in their order, and the contents of their `.cls` files.
+    """Lists a data set from the headers of its tar files, in their order, and the contents of its labels.
 
-    An image without a label, and a label without an image, are skipped and said. Of a tar file that ends too early
-    all that is there is listed, with the member that is cut, so that reading it says so.
+    A label is the text of a `.cls`, or in a `.json` under one of `_KEYS`. An image without a label, and a label without
+    an image, are skipped and said. Of a tar file that ends too early all that is there is listed, with the member that
+    is cut, so that reading it says so.
 
     Args:
         root: Folder or URI.
@@ -52,16 +129,21 @@ def list_images(
         names: The user's names of the classes. Where the labels are numbers, the n-th is label n, counted from 0;
             where they are class ids, a label is the index among those of the training split.
         ground_truth: Not used.
+        options: Ending of the images, and the key of the labels in the `.json`, where they are not the usual ones.
 
     Raises:
-        UserError: There are no shards of a split, one is no tar file, numbers and class ids are mixed, two labels would
-            be one class, or a class has no name.
+        UserError: There are no shards of a split, one is no tar file, none has labels, numbers and class ids are mixed,
+            two labels would be one class, or a class has no name.
     """
     files = containers.of_splits(root, SUFFIX, splits)
-    found = {split: _read_all(root, paths) for split, paths in files.items()}
-    numeric = _are_numbers(root, [shard for shards in found.values() for shard in shards])
+    found = {split: _read_all(root, paths, _Reader(options)) for split, paths in files.items()}
+    every = [shard for shards in found.values() for shard in shards]
+    notes = (*containers.notes(files), *_notes(every, options))
+    if not any(shard.labels for shard in every):
+        raise UserError("; ".join([f"data: {root}: its tar files have no images with labels", *notes]) + _remedy(every))
+    numeric = _are_numbers(root, every)
     tags = {split: _tags(shards) for split, shards in found.items()}
-    known = _numbered(root, tags, names) if numeric else _named(root, splits, tags, names)
+    known = _numbered(root, tags, names) if numeric else _named(root, tags, names)
     tables = {}
     for split, shards in found.items():
         owners = _class_ids(tags[split], known, numeric)
@@ -69,68 +151,104 @@ def list_images(
         members = (name for shard in shards for name in shard.names)
         image_ids = [_image_id(split, owner, name) for owner, name in zip(owners.to_pylist(), members, strict=True)]
         tables[split] = listing.rows(split, image_ids, uris, owners, known)
-    every = [shard for shards in found.values() for shard in shards]
-    return Listing(
-        tables,
-        known.texts,
-        skipped=sum(shard.skipped for shard in every),
-        notes=tuple(note for shard in every for note in shard.notes),
-    )
+    skipped = sum(shard.bare + shard.idle + shard.left.count for shard in every)
+    return Listing(tables, known.texts, skipped, notes=notes)
 
 
-def _read_all(root: str, paths: list[str]) -> list[_Shard]:
+def _notes(shards: list[_Shard], options: Options) -> list[str]:
+    """What the user should know of the shards, a line each kind."""
+    lines = [
+        f"{shard.uri} ends too early or is damaged: {shard.members} files were found in it"
+        for shard in shards
+        if not shard.whole
+    ]
+    label = "a .cls" if options.label_column is None else f"{options.label_column!r} in a .json"
+    if bare := [shard for shard in shards if shard.bare]:
+        keys = next((shard.keys for shard in bare if shard.keys), ())
+        there = f"; a .json there has {', '.join(keys)}: data.label_column names the one to use" if keys else ""
+        lines.append(f"{_those(bare)}: {sum(each.bare for each in bare)} images without {label} are skipped{there}")
+    if idle := [shard for shard in shards if shard.idle]:
+        lines.append(f"{_those(idle)}: {sum(each.idle for each in idle)} .cls without an image are skipped")
+    left = Leftovers()
+    for shard in shards:
+        left.add(shard.left)
+    left.folders = list(dict.fromkeys(left.folders))
+    return [*lines, *left.notes()]
+
+
+def _those(shards: list[_Shard]) -> str:
+    return shards[0].uri + (f" and {len(shards) - 1} more shards" if len(shards) > 1 else "")
+
+
+def _remedy(shards: list[_Shard]) -> str:
+    """What to do about tar files without labels: they are archives of folders, or of archives."""
+    packed = [
+        shard.uri for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
+    ]
+    if not packed or any(shard.keys for shard in shards):
+        return ""
+    folder = packed[0].rpartition("/")[0]
+    names = [uri.rpartition("/")[2] for uri in packed if uri.rpartition("/")[0] == folder]
+    return archives.advice(folder, names, inside=len(names) > 1)
+
+
+def _read_all(root: str, paths: list[str], reader: _Reader) -> list[_Shard]:
     with ThreadPoolExecutor(_THREADS) as threads:  # a store answers slowly, header by header
-        return list(threads.map(lambda path: _read(storage.join(root, path)), paths))
+        return list(threads.map(lambda path: _read(storage.join(root, path), reader), paths))
 
 
-def _read(uri: str) -> _Shard:
+def _read(uri: str, reader: _Reader) -> _Shard:
     """Goes once through a tar file, from header to header."""
     images: list[tuple[str, str, str]] = []  # key, name, uri
-    labels: dict[str, str] = {}
-    shard = _Shard()
+    texts: dict[str, dict[str, str]] = {}
+    shard = _Shard(uri)
     filesystem, path = storage.open_uri(uri)
     try:
         with filesystem.open_input_file(path) as stored, io.BufferedReader(stored, _BUFFER) as file:
-            for member, text in _members(uri, file, stored.size(), shard):
-                key, _, ending = member.name.rpartition(".")
-                if ending.lower() == "cls":
-                    labels[key] = text
-                elif ending.lower() in _IMAGES:
+            for member, text in _members(uri, file, stored.size(), shard, reader):
+                ending = leftovers.ending(_printable(member.name))
+                if reader.is_image(member.name):
                     place = locators.part(uri, "bytes", member.offset_data, member.size)
-                    images.append((key, _printable(member.name), place))
+                    images.append((reader.key(member.name), _printable(member.name), place))
+                elif reader.is_label(member.name):
+                    texts.setdefault(member.name[: -len(ending)], {})[ending] = text
+                elif ending not in (_CLS, _JSON):
+                    shard.left.endings[ending] += 1
     except OSError as error:
-        raise UserError(f"data: {uri} cannot be read: {first_line(error)}") from error
-    _pair(uri, images, labels, shard)
+        raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
+    _pair(images, texts, shard, reader)
     return shard
 
 
-def _members(uri: str, file: BinaryIO, size: int, shard: _Shard) -> list[tuple[tarfile.TarInfo, str]]:
+def _members(uri: str, file: BinaryIO, size: int, shard: _Shard, reader: _Reader) -> list[tuple[tarfile.TarInfo, str]]:
     """Returns the regular files of a tar file, with the text of those that are labels."""
     found: list[tuple[tarfile.TarInfo, str]] = []
     try:
         tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - it has nothing of its own to close
         for member in tar:
-            hidden = member.name.rpartition("/")[2].startswith(".")
-            if member.isreg() and member.sparse is None and not hidden:
-                found.append((member, _text(tar, member, size)))
+            *parents, name = member.name.split("/")
+            systems = [parent for parent in parents if leftovers.is_system(parent)]
+            shard.left.folders += systems[:1]
+            if member.isreg() and member.sparse is None and not (systems or name.startswith(".")):
+                found.append((member, _contents(tar, member, size) if reader.is_label(name) else ""))
             if tar.offset > size:
                 break
-        whole = tar.offset <= size and _ends_well(file, tar.offset)
+        shard.whole = tar.offset <= size and _ends_well(file, tar.offset)
     except tarfile.ReadError as error:
         if not found:
-            raise UserError(f"data: {uri} is not a tar file: {error}") from error
-        whole = False
-    if not whole:
-        shard.notes.append(f"{uri} ends too early or is damaged: {len(found)} files were found in it")
+            raise UserError(f"data: {uri} is not a tar file{containers.hint(uri) or f': {error}'}") from error
+        shard.whole = False
+    shard.members = len(found)
     return found
 
 
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> str:
-    """Contents of a label; nothing of other files, or where it is cut off."""
-    if not member.name.lower().endswith(".cls") or member.offset_data + member.size > size:
+def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> str:
+    """Text of a label; nothing where it is too long or cut off."""
+    longest = _LONGEST[leftovers.ending(member.name)]
+    if member.offset_data + member.size > size or (member.size > longest and longest == _LONGEST[_JSON]):
         return ""
     stored = tar.extractfile(member)
-    return stored.read(_LONGEST_LABEL).decode("utf-8", "replace").strip() if stored else ""
+    return stored.read(longest).decode("utf-8", "replace").strip() if stored else ""
 
 
 def _ends_well(file: BinaryIO, end: int) -> bool:
@@ -139,25 +257,25 @@ def _ends_well(file: BinaryIO, end: int) -> bool:
     return not file.read(tarfile.BLOCKSIZE).strip(b"\0")
 
 
-def _pair(uri: str, images: list[tuple[str, str, str]], labels: dict[str, str], shard: _Shard) -> None:
+def _pair(
+    images: list[tuple[str, str, str]], texts: Mapping[str, Mapping[str, str]], shard: _Shard, reader: _Reader
+) -> None:
     for key, name, place in images:
-        if labels.get(key):
+        label, keys = reader.labels(texts.get(key, {}))
+        shard.keys = shard.keys or keys
+        shard.folders = shard.folders or (not label and "/" in name)
+        if label:
             shard.names.append(name)
-            shard.labels.append(labels[key])
+            shard.labels.append(label)
             shard.uris.append(place)
-    bare = len(images) - len(shard.names)
-    idle = len(labels.keys() - {key for key, *_ in images})
-    shard.skipped = bare + idle
-    if bare:
-        shard.notes.append(f"{uri}: {bare} images without a .cls are skipped")
-    if idle:
-        shard.notes.append(f"{uri}: {idle} .cls without an image are skipped")
+    shard.bare = len(images) - len(shard.names)
+    shard.idle = len({key for key, found in texts.items() if _CLS in found} - {key for key, *_ in images})
 
 
 def _are_numbers(root: str, shards: list[_Shard]) -> bool:
     kinds = {bool(_NUMBER.fullmatch(text)) for shard in shards for text in set(shard.labels)}
     if len(kinds) > 1:
-        raise UserError(f"data: {root} has .cls files with numbers and others with text")
+        raise UserError(f"data: {root} has images with numbers and others with text for a label")
     return kinds == {True}
 
 
@@ -170,21 +288,8 @@ def _numbered(root: str, tags: Mapping[str, pa.ChunkedArray], names: Mapping[str
     return classes.numbered(root, used, None, names)
 
 
-def _named(
-    root: str, splits: Sequence[str], tags: Mapping[str, pa.ChunkedArray], names: Mapping[str, str] | None
-) -> Classes:
-    meant: dict[str, str] = {}
-    every: dict[str, set[str]] = {split: set() for split in splits}
-    for split, column in tags.items():
-        for tag in column.unique().to_pylist():
-            class_id = classes.safe(tag)
-            every[split].add(class_id)
-            if meant.setdefault(class_id, tag) != tag:
-                raise UserError(f"data: {root}: the labels {meant[class_id]!r} and {tag!r} would both be {class_id!r}")
-    for split in splits[1:]:
-        if lacking := sorted(every[split] - every[splits[0]]):
-            raise UserError(f"data: {root}: {split!r} has class {lacking[0]}, which the training split does not have")
-    return classes.ordered(every[splits[0]], names)
+def _named(root: str, tags: Mapping[str, pa.ChunkedArray], names: Mapping[str, str] | None) -> Classes:
+    return classes.of_labels(root, {split: column.unique().to_pylist() for split, column in tags.items()}, names)
 
 
 def _class_ids(tags: pa.ChunkedArray, known: Classes, numeric: bool) -> pa.Array:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -30,6 +31,10 @@ Save = Callable[[State, float], None]
 WEIGHTS_FILE, DESCRIPTION_FILE = "model.safetensors", "teacher.json"
 
 _WEIGHT_DECAY = 0.01
+_HINT = (
+    ": they go by ImageNet's WordNet ids, which data.classes can give in a third column or, as imagenet-1k, by name; "
+    "for other classes set teacher.weights=trained"
+)
 _TORCHVISION_WEIGHTS = "tv_in1k"
 
 
@@ -54,7 +59,9 @@ def name(cfg: Teacher) -> str:
     return networks.name(cfg.model) if cfg.weights == "trained" else _published(cfg.model.arch)
 
 
-def load(cfg: Teacher, folder: str, class_ids: Sequence[str], size: int) -> nn.Module:
+def load(
+    cfg: Teacher, folder: str, class_ids: Sequence[str], size: int, wnids: Mapping[str, str] | None = None
+) -> nn.Module:
     """Loads the teacher in eval mode, its outputs in the order of `class_ids`.
 
     Args:
@@ -62,30 +69,52 @@ def load(cfg: Teacher, folder: str, class_ids: Sequence[str], size: int) -> nn.M
         folder: Where `ddps teacher` saved a trained one.
         class_ids: All classes that it knows, or a subset.
         size: Side in pixels of its input.
+        wnids: WordNet ids of classes, by which published weights know them; the others go by their class ids.
 
     Raises:
         UserError: Its weights cannot be had, or it does not know a class.
     """
-    known = check(cfg, folder, class_ids)
+    known = check(cfg, folder, class_ids, wnids)
     model = _trained(folder, size) if cfg.weights == "trained" else _pretrained(_published(cfg.model.arch), size)
-    kept = [known.index(class_id) for class_id in class_ids]
+    kept = outputs(cfg, known, class_ids, wnids)
     return (model if kept == list(range(len(known))) else HeadSlice(model, kept)).eval()
 
 
-def check(cfg: Teacher, folder: str, class_ids: Sequence[str]) -> list[str]:
+def outputs(
+    cfg: Teacher, known: Sequence[str], class_ids: Sequence[str], wnids: Mapping[str, str] | None = None
+) -> list[int]:
+    """Returns the number of the output of each class of a teacher that knows `known`, as `check` gives them."""
+    return [known.index(called) for called in _called(cfg, class_ids, wnids)]
+
+
+def check(cfg: Teacher, folder: str, class_ids: Sequence[str], wnids: Mapping[str, str] | None = None) -> list[str]:
     """Returns all classes that the teacher knows, in the order of its outputs, without loading its weights.
 
     Raises:
-        UserError: It does not know one of `class_ids`, or there are no weights that suit.
+        UserError: It does not know one of `class_ids`, or takes two for the same, or there are no weights that suit.
     """
     if cfg.weights == "trained":
-        known = list(describe(folder)["class_ids"])
+        known, hint = list(describe(folder)["class_ids"]), ""
     else:
         _check_published(_published(cfg.model.arch))
-        known = list(ImageNetInfo().label_names())
-    if unknown := [class_id for class_id in class_ids if class_id not in set(known)]:
-        raise UserError(f"teacher.weights: {cfg.weights} weights of {cfg.model.arch} do not know class {unknown[0]!r}")
+        known, hint = list(ImageNetInfo().label_names()), _HINT
+    called = dict(zip(class_ids, _called(cfg, class_ids, wnids), strict=True))
+    if unknown := [class_id for class_id in class_ids if called[class_id] not in set(known)]:
+        raise UserError(
+            f"teacher.weights: {cfg.weights} weights of {cfg.model.arch} do not know class {unknown[0]!r}{hint}"
+        )
+    for wnid, count in Counter(called.values()).items():
+        if count > 1:
+            two = " and ".join(repr(class_id) for class_id in called if called[class_id] == wnid)
+            raise UserError(f"teacher.weights: {cfg.model.arch} knows {two} as one class, {wnid}")
     return known
+
+
+def _called(cfg: Teacher, class_ids: Sequence[str], wnids: Mapping[str, str] | None) -> list[str]:
+    """What the teacher calls each class."""
+    if cfg.weights == "trained" or wnids is None:
+        return list(class_ids)
+    return [wnids.get(class_id, class_id) for class_id in class_ids]
 
 
 def save(model: nn.Module, folder: str, student: Student, class_ids: Sequence[str], accuracy: float | None) -> None:

@@ -29,7 +29,7 @@ def begun(tmp_path: Path) -> Run:
     """Its scoring has begun, and five of the twelve images are in the first shard."""
     run = Run(str(tmp_path / "run"))
     run.claim("index", {})
-    listed = [_row(image_id) | {"class_text": "x", "split": "train"} for image_id in IDS]
+    listed = [_row(image_id) | {"class_text": "x", "split": "train", "wnid": None} for image_id in IDS]
     listed.append(listed[0] | {"image_id": "val/fish/0.png", "split": "val"})
     columns = {name: [row[name] for row in listed] for name in schemas.MANIFEST.names}
     run.finish("index", {"images": 13, "files": manifest.write(run, "train", schemas.table(columns, schemas.MANIFEST))})

@@ -43,7 +43,7 @@ def _run_dir(folder: Path, rows: list[dict[str, Any]], shard: int = 7) -> Path:
     for stage, summary in {"index": {}, "score": {"digest": "of 36 images"}}.items():
         run.claim(stage, {})
         run.finish(stage, summary)
-    listed = [{"class_text": row["class_id"], "split": "train"} | row for row in rows]
+    listed = [{"class_text": row["class_id"], "split": "train", "wnid": None} | row for row in rows]
     listed.append(listed[0] | {"image_id": "val/x.png", "class_id": "only_val", "split": "val"})
     manifest = {name: [row[name] for row in listed] for name in schemas.MANIFEST.names}
     storage.write_table(str(folder / "manifest" / "0.parquet"), schemas.table(manifest, schemas.MANIFEST))

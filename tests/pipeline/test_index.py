@@ -199,3 +199,78 @@ def test_the_layout_is_said_and_recorded_and_boxes_are_kept(tmp_path: Path, caps
     }
     with pytest.raises(UserError, match='index: layout was "tiny-imagenet", is now "imagefolder"'):
         index.run(recipe(tmp_path / "run", tmp_path / "data", layout="imagefolder"))
+
+
+def test_how_a_data_set_is_read_is_a_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    for path in ("a/abbey", "a/apartment_building/outdoor", "b/barn"):
+        datasets.put(root / "train" / path / "1.png", "")
+    index.run(recipe(tmp_path / "top", root, val=None))
+    said = capsys.readouterr().out
+    assert f"index: warning: {root}/train/a and 1 more class folders hold only folders, such as 'abbey'" in said
+    assert "set data.class_folders=leaf" in said
+    assert "index: warning: 'a' and 1 more classes: no name that a prompt could use; data.classes can give one" in said
+    leaf = recipe(tmp_path / "leaf", root, val=None, class_folders="leaf")
+    index.run(leaf)
+    assert "warning" not in capsys.readouterr().out
+    assert listed(tmp_path / "leaf") == [
+        "train/abbey/1.png",
+        "train/apartment_building_outdoor/1.png",
+        "train/barn/1.png",
+    ]
+    index.run(leaf)
+    assert "already finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match='index: class_folders was "leaf", is now null'):
+        index.run(recipe(tmp_path / "leaf", root, val=None))
+
+
+def test_a_run_of_before_these_settings_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, run_dir = photographs(tmp_path / "data", ape=2), tmp_path / "run"
+    growing = recipe(run_dir, root, val=None)
+    index.run(growing)
+    record = Run(str(run_dir)).record()
+    for key in ("class_folders", "image_column", "label_column"):
+        assert record["stages"]["index"]["settings"].pop(key) is None
+    record["stages"]["index"]["summary"].pop("nameless")
+    storage.write_json(str(run_dir / "run.json"), record)
+    old = pq.read_table(run_dir / "manifest" / "train-00000.parquet").drop_columns("wnid")
+    pq.write_table(old, run_dir / "manifest" / "train-00000.parquet")
+    index.run(growing)
+    assert "already finished: 2 images" in capsys.readouterr().out
+    photographs(root, ape=3)
+    index.run(growing, refresh=True)
+    assert "1 more than before" in capsys.readouterr().out
+    assert manifest.dataset(Run(str(run_dir))).to_table()["wnid"].to_pylist() == [None] * 3
+
+
+def test_names_that_are_none_are_warned_of_and_a_table_gives_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    for class_id in ("00000", "00013", "n01443537"):
+        datasets.put(root / "train" / class_id / "1.png", "")
+    index.run(recipe(tmp_path / "run", root, val=None))
+    warning = "index: warning: '00000' and 1 more classes: no name that a prompt could use; data.classes can give one"
+    assert warning in capsys.readouterr().out
+    table = tmp_path / "names.csv"
+    table.write_text("00000;tench;n01440764\n00013;traffic sign;\nn01443537;goldfish\n")
+    named = recipe(tmp_path / "named", root, val=None, classes=str(table))
+    index.run(named)
+    assert "warning" not in capsys.readouterr().out
+    run = Run(str(tmp_path / "named"))
+    assert manifest.classes(run)["class_text"].to_pylist() == ["tench", "traffic sign", "goldfish"]
+    assert manifest.wnids(run) == {"00000": "n01440764", "n01443537": "n01443537"}
+    table.write_text("00000;tench;n01443538\n00013;traffic sign;\nn01443537;goldfish\n")
+    with pytest.raises(UserError, match="index: classes was"):
+        index.run(named)
+
+
+def test_what_is_skipped_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = photographs(tmp_path / "data", ape=1)
+    for name in ("ape/1.heic", "ape/2.heic", "ape/x.npy", "@eaDir/1.jpg/thumb.jpg"):
+        datasets.put(root / "train" / name, "")
+    index.run(recipe(tmp_path / "run", root, val=None))
+    said = capsys.readouterr().out
+    assert "index: other files are skipped: 2 .heic, 1 .npy" in said
+    assert "index: passed over, as systems leave them: train/@eaDir" in said
+    assert "index: 1 images of 1 classes (train); 3 other files skipped" in said

@@ -48,7 +48,8 @@ def rows(run_dir: Path) -> dict[str, dict[str, Any]]:
 def test_a_packed_data_set_is_the_same_data_set(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = recipe(tmp_path / "run", source)
+    datasets.put(tmp_path / "names.csv", "ball,a ball,n02778669\ndice,two dice\ngem,a gem\n")
+    first = recipe(tmp_path / "run", source, classes=str(tmp_path / "names.csv"))
     index.run(first)
     pack.run(first, str(tmp_path / "out"), seconds=0.1)
     said = capsys.readouterr().out
@@ -59,6 +60,7 @@ def test_a_packed_data_set_is_the_same_data_set(
     assert pq.read_schema(files[0]).equals(schemas.PACKED)
     index.run(recipe(tmp_path / "again", tmp_path / "out"))
     assert "(layout packed)" in capsys.readouterr().out
+    assert manifest.wnids(Run(str(tmp_path / "again"))) == {"ball": "n02778669"}
     before, after = rows(tmp_path / "run"), rows(tmp_path / "again")
     assert list(before) == list(after), "in the order of the manifest"
     for image_id, row in before.items():

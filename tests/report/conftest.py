@@ -165,7 +165,7 @@ def _manifest(recipe: Recipe, image_id: str) -> dict[str, Any]:
     text = ODD_NAME if class_id == ODD_CLASS else class_id
     uri = storage.join(recipe.data.root, image_id)
     own = {"image_id": image_id, "uri": uri, "class_id": class_id, "class_text": text}
-    return own | {"label": _label(recipe, class_id), "split": split}
+    return own | {"label": _label(recipe, class_id), "split": split, "wnid": None}
 
 
 def _label(recipe: Recipe, class_id: str) -> int:

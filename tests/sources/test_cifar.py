@@ -56,7 +56,7 @@ def test_cifar_100_has_the_fine_label(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(ten: Path) -> None:
-    with pytest.raises(UserError, match="has no split 'val'; it has train, test"):
+    with pytest.raises(UserError, match=r"has no split 'val'; it has train, test: set data\.val=test$"):
         CIFAR10.list_images(str(ten), ["train", "val"])
     put(ten / "data_batch_2.bin", records([b"\x09"]))
     with pytest.raises(UserError, match="an image with label 9; there are names for 0 to 2"):

@@ -33,9 +33,9 @@ def test_the_users_names_win_over_imagenets(tmp_path: Path) -> None:
 
 def test_a_class_without_a_name_of_the_users_is_named(tmp_path: Path) -> None:
     table = tmp_path / "names.csv"
-    table.write_text("n01440764,tench\nn01443537,goldfish\n")  # no header: its first class is taken for one
-    with pytest.raises(UserError, match=r"^data\.classes: no name for class n01440764 .*header"):
-        classes.names(["n01440764", "n01443537"], classes.read(str(table)))
+    table.write_text("n01440764,tench\nn01443537,goldfish\n")  # without a header, its first line is a class
+    with pytest.raises(UserError, match=r"^data\.classes: no name for class n01484850 in .*names\.csv; it has 2 lines"):
+        classes.names(["n01440764", "n01484850"], classes.read(str(table)))
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,123 @@ def test_the_packaged_table_is_imagenets_in_the_order_of_its_labels() -> None:
 )
 def test_a_class_id_can_be_a_folders_name(name: str, class_id: str) -> None:
     assert classes.safe(name) == class_id
+
+
+def positions(tmp_path: Path, text: str, *labels: int) -> dict[str, tuple[int, str]]:
+    """Label and name of each class of a data set that numbers them."""
+    (tmp_path / "names.csv").write_text(text)
+    found = classes.numbered("root", labels, None, classes.read(str(tmp_path / "names.csv")))
+    return {class_id: (label, found.texts[class_id]) for class_id, label in found.labels.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "expected"),
+    [
+        ("id,name\nape,an ape\nbee,a bee\n", (0, 1), {"ape": (0, "an ape"), "bee": (1, "a bee")}),
+        ("ape,an ape\nbee,a bee\n", (0, 1), {"ape": (0, "an ape"), "bee": (1, "a bee")}),  # both lines are needed
+        ("Tier,Wort\nape,an ape\nbee,a bee\n", (0, 1), {"ape": (0, "an ape"), "bee": (1, "a bee")}),  # three do not fit
+        ("ape,an ape\nbee,a bee\ncat,a cat\n", (2,), {"cat": (2, "a cat")}),  # or there would be no line for 2
+        ("3,cat\n0,ape\n2,bee\n", (0, 2, 3), {"0": (0, "ape"), "2": (2, "bee"), "3": (3, "cat")}),  # numbers are labels
+        ("0,ape\n1,bee\n2,cat\n", (0, 2), {"0": (0, "ape"), "2": (2, "cat")}),  # of which not all need be used
+        ("1,ape\n2,bee\n", (1, 2), {"1": (1, "ape"), "2": (2, "bee")}),
+        ("1,ape\n01,bee\n", (0, 1), {"1": (0, "ape"), "01": (1, "bee")}),
+        ("1,ape\n2,bee\n", (0, 1), {"1": (0, "ape"), "2": (1, "bee")}),  # numbers of lines
+    ],
+)
+def test_a_line_is_whose_label_it_can_only_be(
+    tmp_path: Path, text: str, labels: tuple[int, ...], expected: dict[str, tuple[int, str]]
+) -> None:
+    assert positions(tmp_path, text, *labels) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "said"),
+    [
+        ("id,name\nape,x\nbee,y\n", (0, 2), "an image with label 2; there are names for 0 to 1"),
+        ("id,name\nape,x\nbee,y\ncat,z\n", (0, 1), r"has 3 lines, and root the labels 0 to 1"),
+        ("Tier,Wort\nape,x\nbee,y\ncat,z\n", (0, 1), r"has 4 lines, and root the labels 0 to 1"),
+        ("ape,x\nbee,y\ncat,z\ndog,z\n", (0, 2), "the first line, 'ape', could be a header or a class"),
+        ("1,x\n2,y\n3,z\n", (1,), "its lines are numbered from 1, and the labels could count from 0"),
+        ("5,x\n7,y\n", (0, 7), "an image with label 0, for which .*names.csv has no line"),
+        ("0,nothing\n1,x\n2,y\n", (0, 1), "has 3 lines, and root the labels 0 to 1"),
+    ],
+)
+def test_a_line_that_could_be_another_labels_is_refused(
+    tmp_path: Path, text: str, labels: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        positions(tmp_path, text, *labels)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_header_that_is_a_class_as_well_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("label,name\nape,an ape\n")
+    given = classes.read(str(tmp_path / "names.csv"))
+    assert classes.names(["ape"], given) == {"ape": "an ape"}
+    with pytest.raises(UserError, match="begins with 'label', which is a class and could be a header as well"):
+        classes.names(["ape", "label"], given)
+    (tmp_path / "names.csv").write_text("zebra,striped horse\nape,an ape\n")
+    given = classes.read(str(tmp_path / "names.csv"))
+    assert classes.names(["ape", "zebra"], given) == {"ape": "an ape", "zebra": "striped horse"}
+
+
+def test_wordnet_ids_of_the_third_column_go_with_the_classes(tmp_path: Path) -> None:
+    (tmp_path / "names.csv").write_text("00000,tench,n01440764\n00001,fish\n")
+    found = classes.ordered(["00001", "00000"], classes.read(str(tmp_path / "names.csv")))
+    assert found.texts == {"00000": "tench", "00001": "fish"}
+    assert [found.wnid(class_id) for class_id in ("00000", "00001", "n02102040")] == ["n01440764", None, "n02102040"]
+
+
+def test_names_of_a_subset_of_imagenet_become_its_wordnet_ids() -> None:
+    packaged = classes.read(classes.IMAGENET)
+    found = classes.numbered("root", [1, 0], ["bonnet, poke bonnet", "maillot", "no class of it"], packaged)
+    assert found.texts == {"n02869837": "bonnet", "n03710637": "maillot"}
+    assert found.labels == {"n02869837": 0, "n03710637": 1}
+    with pytest.raises(UserError, match="'no class of it' is none of its names"):
+        classes.numbered("root", [0, 2], ["bonnet, poke bonnet", "maillot", "no class of it"], packaged)
+    folders = classes.ordered(["tench", "golden_retriever"], packaged)
+    assert folders.texts == {"golden_retriever": "golden retriever", "tench": "tench"}
+    assert folders.wnids == {"golden_retriever": "n02099601", "tench": "n01440764"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("00000", "00013", "1", "12-3", "#7", "-", "...", "🐱"),
+        *(
+            "class 07",
+            "class07",
+            "Class-7",
+            "CLASS 12",
+            "cls007",
+            "label 5",
+            "type 3",
+            "Group 4",
+            "item#4",
+            "New folder (2)",
+        ),
+        *("klasse 3", "категория 3", "c3", "c 3", "C03", "s01", "A", "b", "A B", "0 1"),
+        *("n99999999", "3f2a9b1c", "DEADBEEF01", "550e8400-e29b-41d4-a716-446655440000", "m 01g317", "Q12345"),
+        *("nan", "None", "null"),
+    ],
+)
+def test_a_name_that_is_none_is_found(text: str) -> None:
+    assert classes.nameless(["cat", text, "dog"]) == [text]
+
+
+def test_real_names_are_left_alone() -> None:
+    names = (
+        "T-shirt|x-ray|cat|hot dog|crane|F-16|A320|DC-10|Boeing 747|707 airliner|7up|4x4|K-9|AK47|TV|vitamin C|set|"
+        "class|label|key 5|speed limit 30|1960s|001.Black footed Albatross|猫|Ж|5 euro|facade|decade|beef|no entry|"
+        "index finger"
+    )
+    assert classes.nameless(names.split("|")) == []
+    assert classes.nameless(classes.read(classes.IMAGENET).values()) == []
+
+
+def test_a_class_id_is_no_longer_than_a_files_name() -> None:
+    assert classes.safe("é" * 127) == "é" * 127
+    cut = classes.safe("é" * 128)
+    assert len(cut.encode()) <= 255
+    assert cut.startswith("é" * 100)
+    assert classes.safe("é" * 128 + "x") != cut

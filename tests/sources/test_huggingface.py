@@ -1,5 +1,6 @@
 """Parquet files of images and numbers: whose names count, which id an image gets, and what is refused."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from ddps_ray.errors import UserError
 from ddps_ray.sources import classes, huggingface, layouts, listing, reading
+from ddps_ray.sources.listing import Options
 from tests.sources.datasets import hf_table
 
 IMAGENET = classes.read("imagenet-1k")
@@ -90,8 +92,29 @@ def test_a_class_that_could_leave_its_folder_cannot(tmp_path: Path) -> None:
         (hf_table(cells("a", "b"), [None, 0], ["x"]), r"row 0 has no label \(None\)"),
         (hf_table(cells("a", "b"), [0, 5], ["x"]), "an image with label 5; there are names for 0 to 0"),
         (hf_table(cells("d/a", "e/a"), [0, 0], ["x"]), "two images have the id train/x/a: .*row=0 and .*row=1"),
-        (pa.table({"image": pa.array([b"x"], pa.binary()), "tag": [0]}), "no column `label` of whole numbers among"),
-        (pa.table({"picture": ["x.jpg"], "label": [0]}), "has no column of images among picture, label"),
+        (
+            pa.table({"image": pa.array([b"x"], pa.binary()), "tag": [0]}),
+            r"no column `label` of whole numbers among image, tag, nor of text: name the one .* data\.label_column",
+        ),
+        (pa.table({"image": pa.array([b"x"], pa.binary()), "label": [0.5]}), "no column `label` of whole numbers"),
+        (pa.table({"image": pa.array([b"x"], pa.binary()), "label": [[0]]}), "no column `label` of whole numbers"),
+        (
+            pa.table({"image": pa.array([b"x", b"y"], pa.binary()), "label": ["a", None]}),
+            r"row 1 has no label \(None\)",
+        ),
+        (pa.table({"image": pa.array([b"x", b"y"], pa.binary()), "label": ["a", " "]}), "row 1 has no label"),
+        (
+            pa.table({"image": pa.array([b"x"] * 2, pa.binary()), "label": ["a/b", "a_b"]}),
+            "'a/b' and 'a_b' would both be",
+        ),
+        (
+            pa.table({"picture": ["x.jpg"], "label": [0]}),
+            "has no column of images among picture, label: paths to images are not followed",
+        ),
+        (
+            pa.table({"jpg": pa.array([b"x"], pa.binary()), "label": [0]}),
+            r"has no column of images among jpg, label: name one in data\.image_column, such as jpg",
+        ),
     ],
 )
 def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: str) -> None:
@@ -134,6 +157,104 @@ def test_masks_beside_the_images_are_not_taken_for_them(tmp_path: Path) -> None:
         UserError, match=r"parquet has 2 columns of images, none of them called image, among mask, photo"
     ):
         ids(root, {"ape": "ape"})
+
+
+def coded(**names: list[str] | None) -> pa.Table:
+    """Two images with columns of labels 0 and 1, of which some have names in the file."""
+    images = hf_table([{"bytes": name.encode(), "path": f"{name}.jpg"} for name in ("one", "two")], [0, 1], None)
+    features = {name: {"_type": "ClassLabel", "names": said} for name, said in names.items() if said is not None}
+    table = pa.table({"img": images["image"], **dict.fromkeys(names, images["label"])})
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+
+
+def with_options(root: Path, names: dict[str, str] | None = None, **options: Any) -> listing.Listing:
+    return layouts.list_images("huggingface", str(root), ["train"], names, None, Options(**options))
+
+
+def test_of_several_labels_one_must_be_named(tmp_path: Path) -> None:
+    root = write(tmp_path, coded(fine_label=["ape", "bee"], coarse_label=["mammal", "insect"]))
+    with pytest.raises(UserError, match=r"has the labels fine_label, coarse_label: name one in data\.label_column"):
+        with_options(root)
+    for column, expected in (("fine_label", ["ape", "bee"]), ("coarse_label", ["mammal", "insect"])):
+        rows = with_options(root, label_column=column).splits["train"]
+        assert rows["class_id"].to_pylist() == expected
+        assert rows["image_id"].to_pylist() == [f"train/{expected[0]}/one.jpg", f"train/{expected[1]}/two.jpg"]
+        assert [reading.read_encoded(uri) for uri in rows["uri"].to_pylist()] == [b"one", b"two"]
+    with pytest.raises(UserError, match=r"^data\.label_column: .*has no column 'other' among img, fine_label"):
+        with_options(root, label_column="other")
+    with pytest.raises(
+        UserError, match=r"^data\.label_column: .*'img' is struct.*, and neither whole numbers nor text"
+    ):
+        with_options(root, label_column="img")
+
+
+def test_the_only_label_that_is_named_is_taken(tmp_path: Path) -> None:
+    root = write(tmp_path / "one", coded(kind=["ape", "bee"], weight=None))
+    assert with_options(root).splits["train"]["class_id"].to_pylist() == ["ape", "bee"]
+    root = write(tmp_path / "none", coded(kind=None, weight=None))
+    with pytest.raises(UserError, match="no column `label` of whole numbers among img, kind, weight"):
+        with_options(root)
+    found = with_options(root, {"a": "A", "b": "B"}, label_column="weight")
+    assert found.splits["train"]["class_id"].to_pylist() == ["a", "b"]
+
+
+def test_labels_of_text_are_names_of_classes(tmp_path: Path) -> None:
+    images = hf_table([{"bytes": b"x", "path": f"{n}.jpg"} for n in range(3)], [0, 0, 0], None)["image"]
+    for n, kind in enumerate((pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string()))):
+        labels = pa.array(["polar_bear", "n01440764", "polar_bear"]).cast(kind)
+        root = write(tmp_path / str(n), pa.table({"image": images, "label": labels}))
+        found = with_options(root)
+        rows = found.splits["train"]
+        assert rows["image_id"].to_pylist() == [
+            "train/polar_bear/0.jpg",
+            "train/n01440764/1.jpg",
+            "train/polar_bear/2.jpg",
+        ]
+        assert rows["label"].to_pylist() == [1, 0, 1]
+        assert found.class_texts == {"n01440764": "tench", "polar_bear": "polar bear"}
+        assert rows["wnid"].to_pylist() == [None, "n01440764", None]
+
+
+def test_a_column_of_images_can_be_named(tmp_path: Path) -> None:
+    left, right = (hf_table([{"bytes": side, "path": "x.jpg"}], [0], None)["image"] for side in (b"left", b"right"))
+    table = pa.table({"left": left, "the right": right, "raw": pa.array([b"raw"], pa.binary()), "label": ["ape"]})
+    root = write(tmp_path, table)
+    with pytest.raises(UserError, match=r"has 2 columns of images, .*: name one in data\.image_column"):
+        with_options(root)
+    for column, name in (("left", "x.jpg"), ("the right", "x.jpg"), ("raw", "train-00000-of-00001-0")):
+        rows = with_options(root, image_column=column).splits["train"]
+        assert rows["image_id"].to_pylist() == [f"train/ape/{name}"]
+        assert reading.read_encoded(rows["uri"][0].as_py()) == column.removeprefix("the ").encode()
+    with pytest.raises(UserError, match=r"^data\.image_column: .*has no column 'label' of encoded images among left"):
+        with_options(root, image_column="label")
+
+
+def test_names_of_a_part_of_imagenet_become_wordnet_ids_where_that_is_said(tmp_path: Path) -> None:
+    table = hf_table(cells("n02869837_7.JPEG", "x.JPEG"), [0, 1], ["bonnet, poke bonnet", "cassette player"])
+    root = write(tmp_path, table)
+    found = huggingface.list_images(str(root), ["train"], IMAGENET)
+    rows = found.splits["train"]
+    assert rows["image_id"].to_pylist() == ["train/n02869837/n02869837_7.JPEG", "train/n02979186/x.JPEG"]
+    assert (rows["label"].to_pylist(), list(found.class_texts.values())) == ([0, 1], ["bonnet", "cassette player"])
+    assert ids(root) == ["train/bonnet, poke bonnet/n02869837_7.JPEG", "train/cassette player/x.JPEG"]
+    root = write(tmp_path / "other", hf_table(cells("a", "b"), [0, 1], ["bonnet, poke bonnet", "crane"]))
+    with pytest.raises(UserError, match="'crane' is that of several of its classes"):
+        ids(root, IMAGENET)  # type: ignore[arg-type]
+
+
+def test_a_name_that_is_too_long_for_a_folder_is_cut(tmp_path: Path) -> None:
+    long = "very " * 60 + "long"
+    found = huggingface.list_images(str(write(tmp_path, hf_table(cells("a"), [0], [long]))), ["train"])
+    ((class_id, text),) = found.class_texts.items()
+    assert (len(class_id), text) == (255, long)
+
+
+def test_a_pointer_of_git_lfs_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "train-0.parquet").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(
+        UserError, match=r"train-0\.parquet cannot be read: it only points to what Git LFS has: fetch it"
+    ):
+        ids(tmp_path)
 
 
 def test_a_row_group_that_is_too_large_to_be_read_whole_is_named(tmp_path: Path) -> None:

@@ -1,13 +1,15 @@
 """From a folder of folders to manifest rows, and every way in which the folder can be wrong."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from ddps_ray import schemas, storage
 from ddps_ray.errors import UserError
-from ddps_ray.sources import imagefolder
+from ddps_ray.sources import folders, imagefolder
+from ddps_ray.sources.listing import Listing, Options
 
 SPLITS = ["train", "val"]
 
@@ -58,10 +60,152 @@ def test_images_of_all_depths_and_spellings_are_listed_class_by_class(tmp_path: 
             "class_text": "zebra",
             "label": 1,  # as in train, though it is the only class here
             "split": "val",
+            "wnid": None,
         }
     ]
     assert listing.class_texts == {"ape": "ape", "zebra": "zebra"}
     assert listing.skipped == 4  # README.txt, loose.png, notes.md, a.jpg.bak
+
+
+LEAF = Options(class_folders="leaf")
+
+
+def listed(root: Path, options: Options = LEAF, names: dict[str, str] | None = None) -> Listing:
+    return imagefolder.list_images(str(root), SPLITS, names, options=options)
+
+
+def test_each_ending_of_a_format_that_is_decoded_is_an_images(tmp_path: Path) -> None:
+    endings = ["jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff"]
+    endings += ["ppm", "pgm", "pbm", "pnm", "jp2", "j2k", "jpx", "avif"]
+    assert {f".{ending}" for ending in endings} <= set(folders.extensions())
+    touch(tmp_path, *(f"train/a/{n}.{ending}" for n, ending in enumerate(endings)), "train/b/1.JFIF", "val/a/1.Ppm")
+    touch(tmp_path, "train/a/1.heic", "train/a/2.HEIC", "train/a/3.npy", "train/a/LICENSE", "train/a/4.tar.gz")
+    found = listed(tmp_path, Options())
+    assert found.splits["train"].num_rows == len(endings) + 1
+    assert found.splits["val"]["image_id"].to_pylist() == ["val/a/1.Ppm"]
+    assert found.skipped == 5
+    assert found.notes == ("other files are skipped: 2 .heic, 1 without an ending, 1 .gz, 1 .npy",)
+
+
+def test_images_without_a_class_folder_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "train/2.png", "train/3.png", "train/list.txt", "val/a/1.png")
+    for options in (Options(), LEAF):
+        found = listed(tmp_path, options)
+        assert found.splits["train"]["image_id"].to_pylist() == ["train/a/1.png"]
+        assert found.notes == (
+            "2 images that lie in train itself, in no class folder, are skipped",
+            "other files are skipped: 1 .txt",
+        )
+        assert found.skipped == 3
+
+
+def test_folders_that_systems_leave_are_passed_over_at_every_level_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/1.jpg", "train/cat/more/2.jpg", "val/cat/1.jpg")
+    left = ["@eaDir", "__MACOSX", "$RECYCLE.BIN", "$Recycle.Bin", "System Volume Information", "#recycle", "@Recycle"]
+    left += ["@Recently-Snapshot", ".Trash-1000", "Network Trash Folder", "Temporary Items", ".ipynb_checkpoints"]
+    left += ["LOST.DIR", "FOUND.000", "~snapshot", "@__thumb", "__pycache__"]
+    for name in left:
+        touch(tmp_path, *(f"{place}/{name}/x/1.jpg" for place in ("train", "train/cat", "train/cat/more", "val")))
+    (tmp_path / "train" / "lost+found").mkdir()
+    for options, others in ((Options(), 0), (LEAF, 0)):
+        found = listed(tmp_path, options)
+        assert set(found.class_texts.values()) == ({"cat"} if options is not LEAF else {"cat", "cat more"})
+        assert [rows.num_rows for rows in found.splits.values()] == [2, 1]
+        assert found.skipped == others
+        (note,) = found.notes
+        said, _, more = note.partition(" and ")
+        assert said.startswith("passed over, as systems leave them: train/")
+        assert len(said.split(", ")) == 6
+        assert more == f"{4 * len(left) + 1 - 5} more"
+
+
+def test_a_folder_of_a_system_that_may_not_be_read_stops_nothing(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/1.jpg", "train/lost+found/#7", "train/cat/lost+found/#8", "val/cat/1.jpg")
+    closed = [tmp_path / "train/lost+found", tmp_path / "train/cat/lost+found"]
+    for folder in closed:
+        folder.chmod(0)
+    try:
+        found = listed(tmp_path, Options())
+    finally:
+        for folder in closed:
+            folder.chmod(0o700)
+    assert found.splits["train"]["image_id"].to_pylist() == ["train/cat/1.jpg"]
+    assert found.notes == ("passed over, as systems leave them: train/lost+found, train/cat/lost+found",)
+
+
+def test_classes_are_the_folders_that_hold_images_where_that_is_said(tmp_path: Path) -> None:
+    train = ["a/abbey/1.jpg", "a/apartment_building/outdoor/1.jpg", "a/apartment_building/outdoor/2.jpg", "zoo/3.jpg"]
+    touch(tmp_path, *(f"train/{path}" for path in train), "val/a/apartment_building/outdoor/9.jpg", "val/a/notes.txt")
+    found = listed(tmp_path)
+    assert found.class_texts == {
+        "abbey": "abbey",
+        "apartment_building_outdoor": "apartment building outdoor",
+        "zoo": "zoo",
+    }
+    rows = found.splits["train"].to_pylist()
+    assert [(row["image_id"], row["label"]) for row in rows] == [
+        ("train/abbey/1.jpg", 0),
+        ("train/apartment_building_outdoor/1.jpg", 1),
+        ("train/apartment_building_outdoor/2.jpg", 1),
+        ("train/zoo/3.jpg", 2),
+    ]
+    assert rows[1]["uri"] == str(tmp_path / "train/a/apartment_building/outdoor/1.jpg")
+    assert found.splits["val"]["image_id"].to_pylist() == ["val/apartment_building_outdoor/9.jpg"]
+    assert found.notes == ("other files are skipped: 1 .txt",)
+    named = listed(tmp_path, names={"abbey": "an abbey", "apartment_building_outdoor": "a house", "zoo": "a zoo"})
+    assert list(named.class_texts.values()) == ["an abbey", "a house", "a zoo"]
+
+
+def test_wordnet_ids_at_the_end_of_a_path_are_known(tmp_path: Path) -> None:
+    touch(tmp_path, "train/fish/n01440764/1.jpg", "train/n01443537/1.jpg", "val/n01443537/1.jpg")
+    found = listed(tmp_path)
+    assert found.class_texts == {"fish_n01440764": "fish tench", "n01443537": "goldfish"}
+    assert found.splits["train"]["wnid"].to_pylist() == ["n01440764", "n01443537"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["train/x/b_c/1.jpg", "train/b_c/1.jpg", "val/b_c/1.jpg"], "the folders 'b_c' and 'x/b_c' would both be"),
+        (["train/big/c/1.jpg", "val/b/big_c/1.jpg"], "the folders 'big/c' and 'b/big_c' would both be class 'big_c'"),
+        (["train/b/c/1.jpg", "val/b/d/1.jpg"], "val/b/d is of a class that the training split lacks"),
+        (["train/1.jpg", "val/b/1.jpg"], "train has no class folders; it has 1 images: move each into a folder"),
+        (["train/a/1.txt", "val/b/1.jpg"], "train has no images, but 1 .txt"),
+    ],
+)
+def test_folders_that_cannot_be_classes_are_named(tmp_path: Path, files: list[str], said: str) -> None:
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=said):
+        listed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("train", "first"),
+    [
+        (
+            ["a/abbey/1.jpg", "a/airfield/1.jpg", "b/barn/1.jpg"],
+            "a and 1 more class folders hold only folders, .*abbey",
+        ),
+        (["cat/1.jpg", "dog/big/1.jpg", "dog/small/1.jpg"], "dog holds only folders, such as 'big'"),
+        (["cat/1.jpg", "dog/big/1.jpg"], "dog holds only folders"),
+        (["cat/big/1.jpg", "dog/big/1.jpg", "dog/small/1.jpg"], "cat and 1 more class folders"),
+        (["cat/images/1.jpg", "dog/images/1.jpg"], None),
+        (["cat/images/1.jpg", "dog/1.jpg"], None),
+        (["cat/originals/1.jpg", "dog/originals/1.jpg"], None),
+        (["cat/1.jpg", "cat/more/1.jpg", "dog/1.jpg"], None),
+    ],
+)
+def test_class_folders_that_hold_only_folders_are_warned_of(
+    tmp_path: Path, train: list[str], first: str | None
+) -> None:
+    touch(tmp_path, *(f"train/{path}" for path in train))
+    notes = imagefolder.list_images(str(tmp_path), ["train"]).notes
+    if first is None:
+        assert notes == ()
+        return
+    (note,) = notes
+    assert re.match(rf"warning: {tmp_path}/train/{first}", note)
+    assert note.endswith("if those are the classes, set data.class_folders=leaf")
 
 
 def test_a_uri_lists_the_same_ids_and_its_rows_can_be_opened(tmp_path: Path) -> None:
@@ -81,6 +225,14 @@ def test_the_users_names_reach_the_rows(tmp_path: Path) -> None:
     assert rows["class_text"].to_pylist() == ["fire engine"]
 
 
+def test_a_link_that_leads_back_is_not(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/0.png", "elsewhere/1.png")
+    (tmp_path / "train" / "a" / "round").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    rows = imagefolder.list_images(str(tmp_path), ["train"]).splits["train"]
+    assert rows["image_id"].to_pylist() == ["train/a/0.png", "train/a/more/1.png"]
+
+
 def test_a_linked_split_is_followed(tmp_path: Path) -> None:
     touch(tmp_path, "disk/a/0.png")
     (tmp_path / "root").mkdir()
@@ -93,10 +245,18 @@ def test_a_linked_split_is_followed(tmp_path: Path) -> None:
     ("files", "said"),
     [
         (["x.png"], "has no folder 'train'; it has none at all"),
+        (["training/a/0.png", "valid/a/0.png"], "it has training, valid: set data.train=training"),
+        (["Train/a/0.png", "val/a/0.png"], "it has Train, val: set data.train=Train"),
+        (["train/a/0.png", "test/a/0.png"], "has no folder 'val'; it has test, train: set data.val=test"),
+        (["train/a/0.png", "test/a/0.png", "validation/a/0.png"], "validation: set data.val=validation"),
+        (["train/a/0.png", "dev/a/0.png"], "set data.val=dev"),
+        (["train/a/0.png", "extra/a/0.png"], "it has extra, train; where there is none, set data.val=null"),
+        (["cat/0.png", "dog/0.png"], "it has cat, dog; if these are the classes, move them into a folder train/ there"),
+        (["train/0.png", "val/a/0.png"], "has no class folders; it has 1 images: move each into a folder of its class"),
         (["training/a/0.png", "val/a/0.png"], "has no folder 'train'; it has training, val"),
         (["train/a/0.png"], "has no folder 'val'; it has train"),
         (["train/0.png", "val/a/0.png"], "/train has no class folders"),
-        (["train/a/0.png", "train/b/notes.txt", "val/a/0.png"], "/train/b has no images"),
+        (["train/a/0.png", "train/b/notes.txt", "val/a/0.png"], "/train/b has no images, but 1 .txt"),
         (["train/a/0.png", "val/a/0.png", "val/b/0.png"], "/val/b is of a class that the training split does not have"),
     ],
 )

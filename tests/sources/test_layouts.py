@@ -12,7 +12,7 @@ from ddps_ray import imaging, schemas
 from ddps_ray.config import Data
 from ddps_ray.errors import UserError
 from ddps_ray.sources import layouts, listing, reading
-from ddps_ray.sources.listing import Classes, Listing
+from ddps_ray.sources.listing import Classes, Listing, Options
 from tests.sources import datasets
 from tests.sources.datasets import WRITERS, Images
 
@@ -92,10 +92,86 @@ def test_a_folder_of_no_known_layout_says_so(tmp_path: Path) -> None:
     assert layouts.find(str(tmp_path), SPLITS, "webdataset") == "webdataset"
 
 
+def test_a_flat_folder_is_told_what_to_do(tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.JPG", "labels.csv"):
+        datasets.put(tmp_path / name, "")
+    with pytest.raises(
+        UserError, match=r"layout \(packed, .*\); it has 2 images in no folder: move each into train/<class>"
+    ):
+        layouts.find(str(tmp_path), SPLITS)
+
+
+def test_a_root_that_is_a_folder_too_high_or_too_low_is_told(tmp_path: Path, drawn: Images) -> None:
+    WRITERS["imagefolder"](tmp_path / "ILSVRC" / "Data" / "CLS-LOC", drawn)
+    datasets.put(tmp_path / "ILSVRC" / "Annotations" / "CLS-LOC" / "train" / "ball" / "1.xml", "")
+    with pytest.raises(UserError, match=rf"but one of its folders has: {tmp_path}/ILSVRC/Data/CLS-LOC$"):
+        layouts.find(str(tmp_path), SPLITS)
+    low = tmp_path / "ILSVRC" / "Data" / "CLS-LOC" / "train"
+    with pytest.raises(
+        UserError, match=r"it has ball, dice, leaf; if this is the split itself, set data\.root=.*CLS-LOC$"
+    ):
+        layouts.list_images(layouts.find(str(low), SPLITS), str(low), SPLITS, None, None)
+
+
+@pytest.mark.parametrize("layout", ["huggingface", "webdataset"])
+def test_a_split_under_another_name_is_offered(layout: str, tmp_path: Path, drawn: Images) -> None:
+    WRITERS[layout](tmp_path, {"train": drawn["train"], "validation": drawn["val"]})
+    with pytest.raises(UserError, match=r"has no split 'val'; it has .*: set data\.val=(some-)?validation"):
+        layouts.list_images(layout, str(tmp_path), SPLITS, None, None)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options", "said"),
+    [
+        (
+            "webdataset",
+            Options(class_folders="leaf"),
+            r"^data\.class_folders: the layout webdataset has no use for it; imagef",
+        ),
+        (
+            "imagefolder",
+            Options(label_column="x"),
+            r"^data\.label_column: .*imagefolder has no use .*; huggingface and webd",
+        ),
+        ("cifar10", Options(image_column="x"), r"^data\.image_column: the layout cifar10"),
+    ],
+)
+def test_a_setting_that_a_layout_does_not_heed_is_refused(
+    layout: str, options: Options, said: str, tmp_path: Path, drawn: Images
+) -> None:
+    WRITERS["imagefolder"](tmp_path, drawn)
+    with pytest.raises(UserError, match=said):
+        layouts.list_images(layout, str(tmp_path), SPLITS, None, None, options)
+
+
 def test_archives_beside_the_folders_they_unpack_to_are_not_taken_for_shards(tmp_path: Path, drawn: Images) -> None:
     WRITERS["imagefolder"](tmp_path, drawn)
     (tmp_path / "train.tar").write_bytes(b"\0" * 1024)
     assert layouts.find(str(tmp_path), SPLITS) == "imagefolder"
+
+
+def test_an_archive_beside_parquet_files_is_not_taken_for_shards(tmp_path: Path, drawn: Images) -> None:
+    WRITERS["huggingface"](tmp_path, drawn)
+    datasets.tar(tmp_path / "raw.tar", {"1.jpg": b"x"})
+    assert layouts.find(str(tmp_path), SPLITS) == "huggingface"
+    datasets.tar(tmp_path / "train-0.tar", {"1.jpg": b"x"})
+    assert layouts.find(str(tmp_path), SPLITS) == "webdataset"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["data_batch_1", "batches.meta"], "it is CIFAR for Python, which is pickled and never loaded"),
+        (["train.tfrecord", "dataset.json"], r"its files are 1 \.json, 1 \.tfrecord$"),
+        (["train/data-00000-of-00001.arrow", "val/x"], r"train has no class folders; its files are 1 \.arrow$"),
+        (["images/cat/1.jpg", "cat/1.jpg"], "if these are the classes, move them into a folder train/ there$"),
+    ],
+)
+def test_a_format_that_is_not_read_is_told(tmp_path: Path, names: list[str], said: str) -> None:
+    for name in names:
+        datasets.put(tmp_path / name, "")
+    with pytest.raises(UserError, match=said):
+        layouts.list_images(layouts.find(str(tmp_path), SPLITS), str(tmp_path), SPLITS, None, None)
 
 
 def _listing(ids: list[str], val: str = "a") -> Listing:
@@ -137,6 +213,31 @@ def test_a_class_that_could_not_be_a_folder_is_refused_whoever_names_it(class_id
         assert "\n" not in str(caught.value)
 
 
+def test_a_class_id_that_is_too_long_for_a_folder_is_refused() -> None:
+    for size in (255, 256):
+        class_id = "é" * 127 + "x" * (size - 254)
+        known = Classes({class_id: "c"}, {class_id: 0})
+        found = Listing({"train": listing.rows("train", ["x"], ["x"], [class_id], known)}, known.texts, 0)
+        if size == 255:
+            assert listing.check(found) is found
+            continue
+        with pytest.raises(UserError, match=r"class id 'é{40}'… cannot be a folder's name: it has 256 bytes, over 255"):
+            listing.check(found)
+
+
+def test_a_packed_data_set_keeps_the_wordnet_ids_of_its_classes(tmp_path: Path) -> None:
+    row = {"image_id": "a", "class_id": "00", "class_text": "c", "label": 0, "split": "train", "image": b"x"}
+    datasets.put(tmp_path / "packed.json", '{"splits": {"train": 1}}')
+    for wnid, columns in (("n01440764", schemas.PACKED.names), (None, schemas.PACKED.names[:-1])):  # and one of before
+        table = schemas.table({name: [(row | {"wnid": wnid}).get(name)] for name in columns}, schemas.PACKED)
+        pq.write_table(table.select(columns), tmp_path / "train-0.parquet")
+        rows = layouts.list_images("packed", str(tmp_path), ["train"], None, None).splits["train"]
+        assert rows["wnid"].to_pylist() == [wnid]
+        (tmp_path / "packed.json").rename(tmp_path / "aside")
+        assert layouts.find(str(tmp_path), ["train"]) == "packed", "also before it is finished"
+        (tmp_path / "aside").rename(tmp_path / "packed.json")
+
+
 @pytest.mark.parametrize("class_id", ["...", "a..b", ".hidden", "hot dog", "ü", "n01440764"])
 def test_any_other_class_is_taken(class_id: str) -> None:
     known = Classes({class_id: "c"}, {class_id: 0})
@@ -150,3 +251,4 @@ def test_rows_are_manifest_rows_whatever_the_columns_are_made_of() -> None:
     schemas.check(rows, schemas.MANIFEST)
     assert rows["label"].to_pylist() == [7, 4]
     assert rows["class_text"].to_pylist() == ["B", "A"]
+    assert rows["wnid"].to_pylist() == [None, None]

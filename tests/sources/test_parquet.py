@@ -41,6 +41,19 @@ def test_a_flat_column_of_images_is_one_too(tmp_path: Path) -> None:
     assert parquet.read_row(str(tmp_path / "x.parquet"), 3) == IMAGES[3]
 
 
+def test_the_column_that_is_named_is_read(tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = {name: pa.array([{"bytes": name.encode()}], kind) for name in ("image", "a.b", "a")}
+    path = str(tmp_path / "x.parquet")
+    pq.write_table(pa.table({**cells, "raw": pa.array([b"raw"], pa.binary()), "text": ["x"]}), path)
+    for name in ("a", "image", "a.b", "raw"):
+        assert parquet.read_row(path, 0, name) == name.encode()
+    assert parquet.read_row(path, 0) == b"image", "which is the usual one"
+    for name in ("text", "absent"):
+        with pytest.raises(BadImage, match=r"no columns of images among image, a\.b, a, raw, text"):
+            parquet.read_row(path, 0, name)
+
+
 def test_what_is_no_file_of_images_is_said(tmp_path: Path, nested: Path) -> None:
     (tmp_path / "text.parquet").write_text("no Parquet at all")
     (tmp_path / "garbled.parquet").write_bytes(GARBLED_FOOTER)

@@ -53,3 +53,31 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     put(root / "train" / "n1" / "n1_boxes.txt", "n1_0.JPEG\t0\tx\t63\t58\n")
     with pytest.raises(UserError, match=r"n1_boxes\.txt, line 1: the sides of a box are not four whole numbers"):
         tiny_imagenet.list_images(str(root), ["train"])
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+@pytest.mark.parametrize("left", [True, False])
+def test_a_validation_split_that_was_sorted_into_classes_is_the_same(root: Path, inner: str, left: bool) -> None:
+    flat = tiny_imagenet.list_images(str(root), SPLITS)
+    for name, class_id in (("val_0.JPEG", "n2"), ("val_1.JPEG", "n1")):
+        target = root / "val" / class_id / f"{inner}{name}"
+        target.parent.mkdir(parents=True)
+        (root / "val" / "images" / name).rename(target)
+    if not left:
+        (root / "val" / "images").rmdir()
+    found = tiny_imagenet.list_images(str(root), SPLITS)
+    for split in SPLITS:
+        assert found.splits[split].drop_columns("uri").equals(flat.splits[split].drop_columns("uri"))
+    assert found.boxes == flat.boxes
+    assert (found.skipped, found.notes) == (0, ())
+    assert all(Path(uri).is_file() for uri in found.splits["val"]["uri"].to_pylist())
+
+
+def test_a_sorted_split_needs_no_table_and_half_of_one_is_refused(root: Path) -> None:
+    put(root / "val" / "n2" / "val_0.JPEG", "")
+    with pytest.raises(UserError, match="val has images in images and class folders, too: sort all of them, or none"):
+        tiny_imagenet.list_images(str(root), SPLITS)
+    for name in ("images/val_0.JPEG", "images/val_1.JPEG", "val_annotations.txt"):
+        (root / "val" / name).unlink()
+    found = tiny_imagenet.list_images(str(root), SPLITS)
+    assert found.splits["val"]["image_id"].to_pylist() == ["val/n2/val_0.JPEG"]

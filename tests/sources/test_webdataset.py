@@ -1,19 +1,20 @@
 """Tar shards: images and labels find each other, nothing climbs out, and damage is said instead of hidden."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from ddps_ray.errors import UserError
-from ddps_ray.sources import reading, webdataset
-from ddps_ray.sources.listing import Listing
+from ddps_ray.sources import layouts, reading, webdataset
+from ddps_ray.sources.listing import PLAIN, Listing, Options
 from tests.sources.datasets import put, tar
 
 NAMES = {"ape": "an ape", "bee": "a bee"}
 
 
-def listed(root: Path, names: dict[str, str] | None = None) -> Listing:
-    return webdataset.list_images(str(root), ["train"], names)
+def listed(root: Path, names: dict[str, str] | None = None, options: Options = PLAIN) -> Listing:
+    return layouts.list_images("webdataset", str(root), ["train"], names, None, options)
 
 
 def ids(found: Listing) -> list[str]:
@@ -103,3 +104,132 @@ def test_what_is_no_tar_file_is_named(tmp_path: Path, data: bytes) -> None:
     put(tmp_path / "train-7.tar", data)
     with pytest.raises(UserError, match=r"train-7\.tar is not a tar file"):
         listed(tmp_path)
+
+
+def said(**values: object) -> bytes:
+    return json.dumps(values).encode()
+
+
+def test_each_ending_of_an_image_counts_and_others_are_said(tmp_path: Path) -> None:
+    endings = ["webp", "JPG", "jfif", "ppm", "tif", "avif"]
+    members = {f"{n}.{ending}": b"x" for n, ending in enumerate(endings)} | {f"{n}.cls": b"a" for n in range(6)}
+    others = {"7.heic": b"x", "7.cls": b"a", "8.npy": b"x", "9.npy": b"x", "0.txt": b"a caption", "0.json": b"{}"}
+    tar(tmp_path / "train-0.tar", members | others)
+    found = listed(tmp_path)
+    assert ids(found) == [f"train/a/{n}.{ending}" for n, ending in enumerate(endings)]
+    assert [note.removeprefix(f"{tmp_path}/") for note in found.notes] == [
+        "train-0.tar: 1 .cls without an image are skipped",
+        "other files are skipped: 2 .npy, 1 .heic, 1 .txt",
+    ]
+    assert found.skipped == 5
+
+
+@pytest.mark.parametrize("key", ["label", "cls", "class", "class_id"])
+def test_a_label_may_be_in_a_json(tmp_path: Path, key: str) -> None:
+    tar(tmp_path / "text" / "train-0.tar", {"1.webp": b"x", "1.json": said(width=3, **{key: "polar bear"})})
+    assert ids(listed(tmp_path / "text")) == ["train/polar bear/1.webp"]
+    members = {"1.jpg": b"x", "1.json": said(**{key: 1}), "2.json": said(**{key: 0}), "2.jpg": b"x"}
+    tar(tmp_path / "numbers" / "train-0.tar", members)
+    assert ids(listed(tmp_path / "numbers", NAMES)) == ["train/bee/1.jpg", "train/ape/2.jpg"]
+
+
+def test_the_label_is_that_of_the_cls_or_the_likeliest_or_the_one_that_is_named(tmp_path: Path) -> None:
+    both = said(class_id="n01440764", label=1, breed="a breed")
+    tar(tmp_path / "train-0.tar", {"1.jpg": b"x", "1.cls": b"0", "1.json": both, "2.jpg": b"x", "2.json": both})
+    assert ids(listed(tmp_path, NAMES)) == ["train/ape/1.jpg", "train/bee/2.jpg"]
+    for column, class_id in (("class_id", "n01440764"), ("breed", "a breed")):
+        found = listed(tmp_path, options=Options(label_column=column))
+        assert ids(found) == [f"train/{class_id}/1.jpg", f"train/{class_id}/2.jpg"]
+        assert found.notes == ()
+
+
+def test_what_is_no_label_in_a_json_is_none(tmp_path: Path) -> None:
+    texts = [
+        b"[1]",
+        b"[" * 100_000,
+        b"no json",
+        said(label=None),
+        said(label=True),
+        said(label=[3]),
+        said(label=""),
+        said(labels=3),
+    ]
+    members = {f"{n}.json": text for n, text in enumerate(texts)} | {f"{n}.jpg": b"x" for n in range(len(texts))}
+    tar(tmp_path / "train-0.tar", members | {"a.jpg": b"x", "a.json": said(label=2.0)})
+    found = listed(tmp_path, {"0": "x", "1": "y", "2": "z"})
+    assert ids(found) == ["train/2/a.jpg"]
+    (note,) = found.notes
+    assert note.endswith(
+        "8 images without a .cls are skipped; a .json there has label: data.label_column names the one to use"
+    )
+
+
+def test_a_split_without_labels_says_what_was_found(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", {"1.jpg": b"x", "1.json": said(species="ape", weight=3)})
+    with pytest.raises(UserError) as caught:
+        listed(tmp_path)
+    assert str(caught.value).startswith(
+        f"data: {tmp_path}: its tar files have no images with labels; {tmp_path}/train-0"
+    )
+    assert "1 images without a .cls are skipped; a .json there has species, weight: data.label_column" in str(
+        caught.value
+    )
+    assert ids(listed(tmp_path, options=Options(label_column="species"))) == ["train/ape/1.jpg"]
+    with pytest.raises(
+        UserError, match=r"1 images without 'age' in a \.json are skipped; a \.json there has species, weight"
+    ):
+        listed(tmp_path, options=Options(label_column="age"))
+
+
+def test_a_split_that_turns_out_empty_says_why(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", {"1.jpg": b"x", "1.cls": b"a"})
+    tar(tmp_path / "val-0.tar", {"1.heic": b"x", "1.cls": b"a"})
+    with pytest.raises(UserError, match=r"split 'val' has no images; .*val-0.*1 \.cls without an image .*: 1 \.heic$"):
+        layouts.list_images("webdataset", str(tmp_path), ["train", "val"], None, None)
+
+
+def test_archives_of_folders_are_told_from_shards(tmp_path: Path) -> None:
+    tar(tmp_path / "one" / "train.tar", {"train/cat/1.jpg": b"x", "train/dog/1.jpg": b"x"})
+    with pytest.raises(
+        UserError, match=rf"; unpack train\.tar first: `cd {tmp_path}/one && tar -xf train\.tar -C \.`$"
+    ):
+        listed(tmp_path / "one")
+    for name in ("cat", "dog"):
+        tar(tmp_path / "many" / "train" / f"{name}.tar", {f"{n}.jpg": b"x" for n in range(3)})
+    with pytest.raises(
+        UserError, match=r"cat\.tar and 1 more shards: 6 images without .*it has 2 archives: unpack each"
+    ):
+        listed(tmp_path / "many")
+    tar(tmp_path / "inner" / "train.tar", {"n01440764.tar": b"x", "n01443537.tar": b"x"})
+    with pytest.raises(UserError, match=r"other files are skipped: 2 \.tar; unpack train\.tar first"):
+        listed(tmp_path / "inner")
+
+
+def test_an_ending_of_the_images_can_be_named(tmp_path: Path) -> None:
+    members = {"1.jpg": b"photo", "1.seg.png": b"mask", "1.cls": b"a"}
+    tar(tmp_path / "train-0.tar", members)
+    assert ids(listed(tmp_path)) == ["train/a/1.jpg"]
+    for ending, name, data in (("jpg", "1.jpg", b"photo"), (".seg.png", "1.seg.png", b"mask")):
+        found = listed(tmp_path, options=Options(image_column=ending))
+        assert ids(found) == [f"train/a/{name}"]
+        assert reading.read_encoded(found.splits["train"]["uri"][0].as_py()) == data
+
+
+def test_configurations_are_told_apart_as_those_of_parquet_files(tmp_path: Path) -> None:
+    for folder in ("default/train", "default/val"):
+        tar(tmp_path / folder / "0000.tar", {"1.jpg": b"x", "1.cls": b"a"})
+    assert layouts.find(str(tmp_path), ["train", "val"]) == "webdataset"
+    found = layouts.list_images("webdataset", str(tmp_path), ["train", "val"], None, None)
+    assert {split: rows["image_id"].to_pylist() for split, rows in found.splits.items()} == {
+        "train": ["train/a/1.jpg"],
+        "val": ["val/a/1.jpg"],
+    }
+
+
+def test_folders_that_systems_leave_in_an_archive_are_passed_over_and_named(tmp_path: Path) -> None:
+    for n in range(2):
+        members = {f"{n}.jpg": b"x", f"{n}.cls": b"a", "__MACOSX/x/1.jpg": b"x", f"@eaDir/{n}.jpg/thumb.jpg": b"x"}
+        tar(tmp_path / f"train-{n}.tar", members)
+    found = listed(tmp_path)
+    assert ids(found) == ["train/a/0.jpg", "train/a/1.jpg"]
+    assert (found.skipped, found.notes) == (0, ("passed over, as systems leave them: __MACOSX, @eaDir",))

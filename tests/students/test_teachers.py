@@ -64,6 +64,30 @@ def test_published_weights_are_in_the_order_of_the_wnids() -> None:
     assert known == ImageNetInfo().label_names()
 
 
+def test_published_weights_know_a_class_by_its_wordnet_id() -> None:
+    wnids = {"00000": "n03888257", "00013": "n01440764"}
+    assert len(teachers.check(Teacher(), "", ["00000", "00013", "n01443537"], wnids)) == 1000
+    with pytest.raises(
+        UserError, match=r"do not know class '00001': they go by .*WordNet ids, which data\.classes can"
+    ):
+        teachers.check(Teacher(), "", ["00000", "00001"], wnids)
+    with pytest.raises(UserError, match="knows '00000' and 'n03888257' as one class, n03888257"):
+        teachers.check(Teacher(), "", ["00000", "n03888257"], wnids)
+
+
+def test_each_class_has_the_output_of_its_wordnet_id() -> None:
+    wnids = {"parachutes": "n03888257", "a fish": "n01440764"}
+    class_ids = ["a fish", "parachutes", "n01443537"]
+    known = teachers.check(Teacher(), "", class_ids, wnids)
+    assert teachers.outputs(Teacher(), known, class_ids, wnids) == [0, 701, 1]
+
+
+def test_a_trained_teacher_goes_by_class_ids(saved: tuple[str, nn.Module]) -> None:
+    wnids = {"bee": "n02206856"}
+    known = teachers.check(TRAINED, saved[0], ["eel", "bee"], wnids)
+    assert teachers.outputs(TRAINED, known, ["eel", "bee"], wnids) == [4, 1]
+
+
 @pytest.mark.parametrize(
     ("arch", "classes", "said"),
     [

@@ -1,0 +1,106 @@
+"""What a user can do about a data set that does not lie as it should: the second half of an error."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ddps_ray import storage
+from ddps_ray.errors import UserError
+from ddps_ray.sources import archives, folders, leftovers
+
+_USUAL = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "validation", "valid", "dev", "test", "testing", "eval"),
+}
+"""What the splits of each setting are called, the likeliest first."""
+
+WORDS = frozenset(word for words in _USUAL.values() for word in words)
+"""What splits are usually called."""
+
+
+def check_splits(root: str, splits: Sequence[str]) -> None:
+    """Sees to it that each split has a folder.
+
+    Raises:
+        UserError: One has none; the message names those that are there, and what to do.
+    """
+    folders.check_root(root)
+    here = folders.look(root)
+    for split in splits:
+        if split not in here.folders:
+            raise no_split(root, split, splits, here.folders, "folder", _lie(root, split, here))
+
+
+def no_split(
+    root: str, split: str, splits: Sequence[str], there: Iterable[str], kind: str = "split", more: str = ""
+) -> UserError:
+    """The error for a split that is not there, with the setting that names one which could be meant.
+
+    Args:
+        root: Data set.
+        split: The split.
+        splits: All that are wanted, the training split first.
+        there: Those that are there.
+        kind: What a split is in this layout.
+        more: What to do about it instead.
+    """
+    there = list(there)
+    key = "train" if split == splits[0] else "val"
+    if not more and (offered := offer(key, splits, there)):
+        more = f": set data.{key}={offered}"
+    if not more and key == "val":
+        more = "; where there is none, set data.val=null"
+    return UserError(f"data: {root} has no {kind} {split!r}; it has {', '.join(there) or 'none at all'}{more}")
+
+
+def offer(key: str, splits: Sequence[str], there: Sequence[str]) -> str | None:
+    """The split that could be meant by `data.train` or `data.val`, among those that are there."""
+    for called in (str, last_word):
+        for word in _USUAL[key]:
+            for name in there:
+                if called(name).casefold() == word and name not in splits:
+                    return name
+    return None
+
+
+def last_word(name: str) -> str:
+    """Last word of a split's name, by which it may be called: `train` of `imagenet1k-train`."""
+    return re.split(r"[-_.]", name)[-1]
+
+
+def flat(folder: str, files: Sequence[str]) -> str:
+    """Says, for the end of an error, what to do about images or archives that lie where class folders should."""
+    count = sum(map(folders.is_image, files))
+    if count:
+        return f"; it has {count} images: move each into a folder of its class"
+    return archives.advice(folder, files, inside=True) or _has(files)
+
+
+def nothing(root: str) -> str:
+    """Says, for the end of an error, what to do about a root that is no data set of any layout."""
+    here = folders.look(root)
+    count = sum(map(folders.is_image, here.files))
+    if count and not here.folders:
+        return f"; it has {count} images in no folder: move each into train/<class>/, and some into val/<class>/"
+    if "data_batch_1" in here.files or {"train", "meta"} <= set(here.files):
+        return "; it is CIFAR for Python, which is pickled and never loaded: get the binary version"
+    return archives.advice(root, here.files) or _has(here.files)
+
+
+def _has(files: Sequence[str]) -> str:
+    return f"; its files are {leftovers.in_words(Counter(map(leftovers.ending, files)))}" if files else ""
+
+
+def _lie(root: str, split: str, here: folders.Entries) -> str:
+    """What to do where there is no folder of a split, nor one that could be meant."""
+    named = [name for name in here.files if split.casefold() in name.casefold()]
+    if packed := archives.advice(root, named):
+        return packed
+    if WORDS & {name.casefold() for name in here.folders}:
+        return ""
+    place, _, name = root.rstrip("/").rpartition("/")
+    if name.casefold() in WORDS:
+        return f"; if this is the split itself, set data.root={place}"
+    if here.folders and any(map(folders.is_image, folders.files(storage.join(root, here.folders[0])))):
+        return f"; if these are the classes, move them into a folder {split}/ there"
+    return archives.advice(root, here.files)
