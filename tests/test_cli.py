@@ -71,7 +71,7 @@ def test_a_mistake_found_by_a_worker_is_one_line_too(recipe_file: str, capsys: p
     assert cli.main(["index", "--config", recipe_file, "--set", "data.val=test"]) == 2
     errors = own_lines(capsys.readouterr().err)
     assert len(errors) == 1
-    assert errors[0].endswith("has no folder 'test'; it has train, val")
+    assert errors[0].endswith("has no folder 'test'; it has train, val: set data.val=val")
     assert cli.main(["index", "--config", recipe_file]) == 0
 
 

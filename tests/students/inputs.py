@@ -59,6 +59,12 @@ def _compose(files: list[Path]) -> Image.Image:
 
 def _row(file: str, slot: int, image: Path, class_id: str, label: int) -> dict[str, object]:
     whole = {"left": 0, "top": 0, "width": 64, "height": 64, "scaled_width": 64, "scaled_height": 64}
-    chosen = {"typicality": 0.0, "cluster": None, "rank": None, "reason": "the first of its class"}
+    chosen = {
+        "typicality": 0.0,
+        "cluster": None,
+        "cluster_typicality": None,
+        "rank": None,
+        "reason": "the first of its class",
+    }
     named = {"file": file, "slot": slot, "image_id": f"train/{class_id}/{image.name}"}
     return named | {"class_id": class_id, "label": label} | whole | chosen
