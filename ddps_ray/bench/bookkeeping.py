@@ -58,7 +58,15 @@ def _recipe(place: Path) -> Path:
         "run_dir": str(place / "run"),
         "data": {"root": str(place / "data"), "val": None},
         "model": {"path": checkpoints.BUNDLED},
-        "score": {"size": 64, "patch": 32, "rows_per_shard": _ROWS_PER_SHARD, "batch": 64, "judge": "skip"},
+        "score": {
+            "size": 64,
+            "patch": 32,
+            "rows_per_shard": _ROWS_PER_SHARD,
+            "batch": 64,
+            "judge": "skip",
+            "prompt": "{}",  # so many names are longer to the small text encoder than words are
+            "null_prompt": "",
+        },
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(values))
     return place / "recipe.yaml"
@@ -66,7 +74,7 @@ def _recipe(place: Path) -> Path:
 
 def _draw(root: Path, images: int) -> None:
     for number in range(min(_CLASSES, images)):
-        folder = root / "train" / f"class{number:04d}"
+        folder = root / "train" / f"c{number:03d}"
         folder.mkdir(parents=True)
         first = folder / "0000000.jpg"
         colour = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)

@@ -1,0 +1,1 @@
+"""Object stores: their APIs on loopback, well and ill behaved."""
