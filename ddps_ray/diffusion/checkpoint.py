@@ -94,8 +94,8 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     """
     precision = getattr(torch, dtype)
     disable_progress_bar()  # a second's work, of which each actor would tell
-    vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision)
-    unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision)
+    vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision, low_cpu_mem_usage=False)
+    unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision, low_cpu_mem_usage=False)
     text_encoder = _network(CLIPTextModel, folder / "text_encoder", dtype=precision)
     tokenizer = _from_pretrained(CLIPTokenizer, folder / "tokenizer", _LOCAL)
     scheduler = _from_pretrained(DDPMScheduler, folder / "scheduler", _LOCAL)
@@ -106,10 +106,10 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     return Checkpoint(vae, unet, text_encoder, tokenizer, alphas, velocity, geometry(folder))
 
 
-def _network(kind: Any, folder: Path, **precision: torch.dtype) -> Any:
+def _network(kind: Any, folder: Path, **options: Any) -> Any:
     """Loads a network; what its file lacks would be left at random by the libraries, which only warn of it."""
-    options = {"use_safetensors": True, "output_loading_info": True, **_LOCAL, **precision}
-    network, said = _from_pretrained(kind, folder, options)
+    fixed = {"use_safetensors": True, "output_loading_info": True, **_LOCAL}
+    network, said = _from_pretrained(kind, folder, fixed | options)
     if lacking := sorted(said["missing_keys"]):
         raise UserError(f"model.path: the weights in {folder} are not complete: {lacking[0]} is not among them")
     return network

@@ -9,6 +9,7 @@ import ray
 
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.pipeline import noise
 
 STORE_FAILS = "the store does not answer"
 """An error of a task that says so is worth another try, by Ray, after those of the store's own client."""
@@ -25,7 +26,6 @@ def connect(recipe: Recipe) -> None:
     if ray.is_initialized():
         return
     address = recipe.address or os.environ.get("RAY_ADDRESS")
-    # Without a dashboard one of Ray Train's actors warns every second that it cannot ask it.
     quiet = {"logging_level": logging.WARNING, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address is None:
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -37,15 +37,7 @@ def connect(recipe: Recipe) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
-    _quieten(logging.getLogger("ray.data"))
-
-
-def _quieten(logger: logging.Logger) -> None:
-    """Leaves Ray Data's plans and progress to its log files; warnings still reach the console."""
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
-            handler.setLevel(logging.WARNING)
-            handler.addFilter(lambda record: "Progress bars disabled" not in record.getMessage())
+    noise.leave_out()
 
 
 @contextmanager

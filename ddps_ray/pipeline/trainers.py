@@ -12,12 +12,14 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from torch import nn
 
 from ddps_ray import storage
 from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
+from ddps_ray.remedies import lasting_error
 from ddps_ray.storage import Run
 from ddps_ray.students.training import Share
 
@@ -26,10 +28,26 @@ CHECKPOINTS = "checkpoints"
 
 _FAILURES = 3
 
-# Without the first, Ray Train prints each line of a worker twice; the second adds an actor and an error line to each
-# training, and the death of a preempted worker is recognised without it.
+# The first would print each line of a worker twice; the second would add an actor and an error line to each training,
+# and the death of a preempted worker is recognised without it.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's, but for two things that a command has no use for."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ctrl-C is the command's to handle, as in every other stage: Ray Train would end it with 1, without a word."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Leaves out a watch over a training whose driver lives on without it.
+
+        It is a process of its own which asks the dashboard once a second: where Ray runs without one it complains each
+        time, and where another Ray is on the machine it dies of that. Here a driver ends with its training.
+        """
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
 
 
 def slots(workers: int, gpu: bool) -> int:
@@ -77,9 +95,9 @@ def fit(
     """
     slots(workers, gpu)
     threads = max(1, int(_cpus() // (workers * together)))
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _guarded,
-        train_loop_config={"work": work, "arguments": arguments, "threads": threads},
+        train_loop_config={"work": work, "arguments": arguments, "threads": threads, "run_dir": run.uri},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
@@ -138,13 +156,16 @@ def _cpus() -> float:
 
 
 def _guarded(config: dict[str, Any]) -> str | None:
-    """Runs the work; rank 0 returns a UserError's text, for which Ray Train would only try again."""
+    """Runs the work; rank 0 returns the text of an error for the user, for which Ray Train would only try again."""
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
     torch.set_num_threads(min(config["threads"], cluster.cores()))
     try:
         config["work"](**config["arguments"])
-    except UserError as error:
-        if share().rank:
+    except Exception as error:
+        told = lasting_error(error, config["run_dir"])
+        if told is None:
             raise
-        return str(error)
+        if share().rank:
+            raise UserError(told) from error
+        return told
     return None
