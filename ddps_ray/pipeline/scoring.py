@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
 from ddps_ray.pipeline.loading import SIZES
+from ddps_ray.pipeline.tally import SCORED, Tally
 from ddps_ray.strikes import Strikes
 
 
@@ -37,11 +39,18 @@ class ScoringActor:
         self._scorer = Scorer(loaded, recipe.score, recipe.seed)
         self._schema = schemas.scores(self._scorer.feature_size)
         self._strikes = Strikes(strikes)
+        self._tally = Tally(SCORED)
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Scores one batch of loaded rows; a row with an error, or without a finite score, becomes an error row."""
         if rows.num_rows == 0:
             return self._schema.empty_table()
+        begun = time.monotonic()
+        made = self._scored(rows)
+        self._tally.add(rows.num_rows, time.monotonic() - begun)
+        return made
+
+    def _scored(self, rows: pa.Table) -> pa.Table:
         loaded = rows.to_pylist()
         if reason := self._strikes.out(loaded[0]["image_id"]):
             loaded = [row | {"error": row["error"] or reason} for row in loaded]
