@@ -24,10 +24,19 @@ _REFUSALS = {
     errno.EIO: "its disk fails to read or write (input/output error): the system's log says more",
     errno.ENOTDIR: "a part of this path is a file, not a folder: name another",
 }
+_SPILLS = "the disk under Ray's temporary folder (/tmp/ray unless it was told otherwise)"
+_RAY_REFUSES = {
+    "OutOfDiskError": f"Ray's memory for objects is full on a node, and so is {_SPILLS}: make room, {_AGAIN}",
+    "ObjectStoreFullError": f"Ray's memory for objects is full on a node: give it more (`ray start`), {_AGAIN}",
+    "OutOfMemoryError": f"a node has no memory left: take fewer workers at a time, or a node with more, {_AGAIN}",
+}
+"""What is told of an error of Ray's own, by its name."""
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
+_RAY = re.compile(rf"^(?:ray\.exceptions\.)({'|'.join(_RAY_REFUSES)}): ", re.MULTILINE)
 _MISTAKE = re.compile(rf"^{re.escape(f'{UserError.__module__}.{UserError.__qualname__}')}: (.+)$", re.MULTILINE)
-_ERRNO = re.compile(r"^.*\[[Ee]rrno (\d+)\].*$", re.MULTILINE)
+_ERRNO = re.compile(r"^.*(?:\[[Ee]rrno |\bOs \{ code: )(\d+).*$", re.MULTILINE)
 _PATH = re.compile(r"'([^']*/[^']*)'")
 _UNREADABLE = re.compile(r"ArrowInvalid|[Pp]arquet|thrift|decompress|Unexpected end of stream|base64")
 _STORE = re.compile(r"AWS Error|google::cloud|GetObjectMetadata")
@@ -52,7 +61,7 @@ def lasting_error(error: BaseException, run_dir: str | None = None, *others: str
     if lines := _MISTAKE.findall(str(error)):
         return str(lines[-1])
     places = [*others, *([] if run_dir is None else [run_dir])]
-    return _refused(error, places) or _damaged(error, run_dir)
+    return _refused(error, places) or _refused_by_ray(error) or _damaged(error, run_dir)
 
 
 def _refused(error: BaseException, places: Sequence[str]) -> str | None:
@@ -64,6 +73,11 @@ def _refused(error: BaseException, places: Sequence[str]) -> str | None:
         if number in _REFUSALS:
             return f"{_place(number, line, places)}: {_REFUSALS[number]}"
     return None
+
+
+def _refused_by_ray(error: BaseException) -> str | None:
+    names = [*_RAY.findall(str(error)), *(base.__name__ for base in type(error).__mro__)]
+    return next((_RAY_REFUSES[name] for name in names if name in _RAY_REFUSES), None)
 
 
 def _place(number: int, line: str, places: Sequence[str]) -> str:

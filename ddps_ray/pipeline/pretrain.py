@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import torch
 from PIL import Image, ImageOps
-from ray import train
 from torch import nn
 
 from ddps_ray import manifest, schemas, storage
@@ -24,7 +23,6 @@ from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
-_STATE = "state.pt"
 _RESULT = "result.json"
 _SAID_EVERY = 50
 
@@ -76,9 +74,8 @@ def _train(recipe: Recipe) -> None:
         rank=rank,
         wrap=_prepare if world > 1 else lambda module: module,
     )
-    if (saved := train.get_checkpoint()) is not None:
-        with saved.as_directory() as folder:
-            training.restore(torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
+    if (saved := trainers.saved_state(run, STAGE)) is not None:
+        training.restore(saved)
     losses = {}
     while training.phase is not None:
         progress = _advance(training, recipe.pretrain.checkpoint_every, speak=rank == 0)
@@ -110,12 +107,7 @@ def _advance(training: Pretraining, steps: int, *, speak: bool) -> Progress:
 
 def _report(progress: Progress, training: Pretraining, rank: int) -> None:
     metrics = {"phase": progress.phase, "step": progress.step, "loss": progress.loss}
-    if rank != 0:
-        train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(training.state(), Path(folder) / _STATE)
-        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+    trainers.report(metrics, None if rank else training.state())
 
 
 def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -1,10 +1,7 @@
 """Stage `teacher`: the classifier that teaches the students, trained with Ray Train where none is published."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 
 from ddps_ray.config import Recipe
@@ -15,8 +12,6 @@ from ddps_ray.students import data, networks, teachers, training
 
 STAGE = "teacher"
 """Name of the stage, and of its folder in the run directory."""
-
-_STATE_FILE = "state.pt"
 
 
 def run(recipe: Recipe) -> None:
@@ -66,28 +61,15 @@ def train(recipe: Recipe) -> None:
     model = trainers.prepare(networks.build(cfg.model, len(classes), size))
 
     def checkpoint(state: teachers.State, loss: float) -> None:
-        if share.rank:
-            ray.train.report({"loss": loss})
-            return
-        say(f"teacher: epoch {state['epochs']} of {cfg.epochs}, loss {loss:.4f}")
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / _STATE_FILE)
-            ray.train.report({"loss": loss}, ray.train.Checkpoint.from_directory(folder))
+        if share.rank == 0:
+            say(f"teacher: epoch {state['epochs']} of {cfg.epochs}, loss {loss:.4f}")
+        trainers.report({"loss": loss}, None if share.rank else state)
 
-    teachers.train(model, pictures, cfg, size, checkpoint, _saved_state(), share)
+    teachers.train(model, pictures, cfg, size, checkpoint, trainers.saved_state(target, STAGE), share)
     if share.rank == 0:
         trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE))
         network = training.unwrapped(model)
         teachers.save(network, target.path(STAGE), cfg.model, classes, _accuracy(recipe, target, network, classes))
-
-
-def _saved_state() -> teachers.State | None:
-    saved = ray.train.get_checkpoint()
-    if saved is None:
-        return None
-    with saved.as_directory() as folder:
-        state: teachers.State = torch.load(Path(folder) / _STATE_FILE, map_location="cpu", weights_only=True)
-    return state
 
 
 def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list[str]) -> float | None:

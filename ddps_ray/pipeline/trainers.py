@@ -1,8 +1,13 @@
 """One way to run a training function with Ray Train, and where its checkpoints and bad images go."""
 
+import io
+import json
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +18,12 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from torch import nn
 
 from ddps_ray import storage
 from ddps_ray.console import say
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
 from ddps_ray.remedies import lasting_error
 from ddps_ray.storage import Run
@@ -27,6 +33,7 @@ CHECKPOINTS = "checkpoints"
 """Folder of the run directory that Ray Train uses while a training lasts."""
 
 _FAILURES = 3
+_STATE_FILE = "state.pt"
 
 # The first would print each line of a worker twice; the second would add an actor and an error line to each training,
 # and the death of a preempted worker is recognised without it.
@@ -90,10 +97,11 @@ def fit(
         together: Trainings that run at the same time.
 
     Raises:
-        UserError: `work` raised it.
+        UserError: `work` raised it, or the state to go on from is damaged.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
     slots(workers, gpu)
+    _check_snapshot(run, name)
     threads = max(1, int(_cpus() // (workers * together)))
     trainer = Trainer(
         _guarded,
@@ -118,6 +126,59 @@ def share() -> Share:
     """This worker's part of the training."""
     context = ray.train.get_context()
     return Share(context.get_world_rank(), context.get_world_size())
+
+
+def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+    """Tells Ray Train how far this worker is; all workers must, and one of them gives the state to go on from."""
+    if state is None:
+        ray.train.report(metrics)
+        return
+    stream = io.BytesIO()
+    torch.save(state, stream)  # not into the file: of a full disk torch says no more than that a stream has failed
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _STATE_FILE).write_bytes(stream.getbuffer())
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def saved_state(run: Run, name: str) -> dict[str, Any] | None:
+    """The state that a training which was cut short goes on from, if there is one.
+
+    Args:
+        run: Where checkpoints go.
+        name: Of the training.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    saved = ray.train.get_checkpoint()
+    if saved is None:
+        return None
+    with saved.as_directory() as folder:
+        state = (Path(folder) / _STATE_FILE).read_bytes()
+    try:
+        return dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+    except Exception as error:  # torch knows a dozen ways in which it can be damaged
+        raise UserError(_begin_anew(run, name, first_line(error))) from error
+
+
+def _check_snapshot(run: Run, name: str) -> None:
+    """Sees to it that Ray Train's own list of a training's states, which it does not write atomically, is whole."""
+    uri = run.path(CHECKPOINTS, name, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
+    if not storage.exists(uri):
+        return
+    listed = storage.read_bytes(uri).decode(errors="replace")
+    try:
+        json.loads(listed)
+    except ValueError as error:
+        raise UserError(_begin_anew(run, name, first_line(error))) from error
+    for state in re.findall(r'"(checkpoint_\d[^"/]+)"', listed):
+        if not storage.exists(run.path(CHECKPOINTS, name, state)):
+            raise UserError(_begin_anew(run, name, f"{state} is missing"))
+
+
+def _begin_anew(run: Run, name: str, reason: str) -> str:
+    said = f"the state of the training is damaged ({reason})"
+    return f"{run.path(CHECKPOINTS, name)}: {said}: delete this folder, and the training begins anew"
 
 
 def device() -> torch.device:
