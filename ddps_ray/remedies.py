@@ -38,7 +38,7 @@ _RAY = re.compile(rf"^(?:ray\.exceptions\.)({'|'.join(_RAY_REFUSES)}): ", re.MUL
 _MISTAKE = re.compile(rf"^{re.escape(f'{UserError.__module__}.{UserError.__qualname__}')}: (.+)$", re.MULTILINE)
 _ERRNO = re.compile(r"^.*(?:\[[Ee]rrno |\bOs \{ code: )(\d+).*$", re.MULTILINE)
 _PATH = re.compile(r"'([^']*/[^']*)'")
-_UNREADABLE = re.compile(r"ArrowInvalid|[Pp]arquet|thrift|decompress|Unexpected end of stream|base64")
+_UNREADABLE = re.compile(r"ArrowInvalid|[Pp]arquet|thrift|[Cc]ompress|Unexpected end of stream")
 _STORE = re.compile(r"AWS Error|google::cloud|GetObjectMetadata")
 
 
@@ -101,8 +101,11 @@ def _free(place: str) -> int:
 
 def _damaged(error: BaseException, run_dir: str | None) -> str | None:
     """The file of the run that cannot be read, if there is one."""
-    suspect = isinstance(error, pa.ArrowInvalid) or _UNREADABLE.search(str(error)) is not None
-    return damage.find(Run(run_dir), str(error)) if suspect and run_dir is not None else None
+    said = str(error)
+    odd = isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
+    if run_dir is None or _STORE.search(said) or not (odd or _UNREADABLE.search(said)):
+        return None
+    return damage.find(Run(run_dir), said)
 
 
 def _failing_store(error: BaseException) -> str | None:

@@ -119,4 +119,5 @@ def _from_pretrained(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     try:
         return kind.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"model.path: {folder} cannot be loaded: {first_line(error)}") from error
+        remedy = "get its files again; `ddps pretrain` makes those of its own again"
+        raise UserError(f"model.path: {folder} cannot be loaded: {first_line(error)}: {remedy}") from error

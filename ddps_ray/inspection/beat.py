@@ -81,11 +81,14 @@ class Beat:
 
     @classmethod
     def read(cls, run: Run) -> Self | None:
-        """Reads the last one, or None if stage `score` never began."""
+        """Reads the last one, or None if stage `score` never began, or the file is damaged: the next beat mends it."""
         if not storage.exists(_place(run)):
             return None
-        values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        try:
+            values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def alive(self) -> bool:
         """Whether the job that wrote it may still be at work."""

@@ -11,7 +11,7 @@ from ddps_ray.errors import first_line
 from ddps_ray.storage import Run
 
 MADE_BY = {
-    "manifest": "index --refresh",
+    "manifest": "index",
     "scores": "score",
     "quarantine": "score",
     "checkpoints": "score",
@@ -53,5 +53,7 @@ def _reason(filesystem: fs.FileSystem, path: str) -> str | None:
             for _ in file.iter_batches():
                 pass
     except (OSError, pa.ArrowException) as error:
-        return first_line(error).removeprefix(f"Could not open Parquet input source '{path}': ").rstrip(".")
+        return (
+            first_line(error).removeprefix(f"Could not open Parquet input source '{path}': ").split(". ")[0].rstrip(".")
+        )
     return None

@@ -7,6 +7,8 @@ NOISE = (
     r"worker processes have been started on node",
     # Lost with the driver, which the actors do not outlive either.
     r"has constructor arguments in the object store and max_restarts > 0",
+    # A worker that was not needed any more left before it was told to.
+    r"Failed to kill actor NIL_ID",
 )
 """What Ray says for certain in a job of ours, and what nobody needs to know: a regular expression each."""
 

@@ -15,6 +15,7 @@ from torch import nn
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
+from ddps_ray.diffusion import checkpoint
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.diffusion.staging import MODEL_FOLDER
@@ -37,13 +38,24 @@ def run(recipe: Recipe) -> None:
     run.require("index", "index")
     settings = recipe.pretrain
     if run.claim(STAGE, _settings(recipe)):
-        say(f"pretrain: already finished: {run.path(MODEL_FOLDER)}")
-        return
+        if _is_whole(recipe, run):
+            say(f"pretrain: already finished: {run.path(MODEL_FOLDER)}")
+            return
+        say("pretrain: it was finished, but its files are gone or damaged: training it again")
+        run.reopen(STAGE)
     say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(MODEL_FOLDER)}")
     cluster.connect(recipe)
     trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, cluster.trains_on_gpus(recipe))
     run.finish(STAGE, json.loads(storage.read_bytes(run.path(STAGE, _RESULT))))
     say(f"pretrain: the model is in {run.path(MODEL_FOLDER)}")
+
+
+def _is_whole(recipe: Recipe, run: storage.Run) -> bool:
+    try:
+        checkpoint.load(checkpoint.locate(recipe.model, run.path(MODEL_FOLDER)), "float32", torch.device("cpu"))
+    except UserError:
+        return False
+    return True
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:

@@ -122,9 +122,10 @@ def _warn_of_another(run: Run) -> None:
 
 
 def _all_there(run: Run, summary: dict[str, Any]) -> bool:
-    """Whether a finished run's shards are as many rows as they were: a lost or damaged one is made again."""
+    """Whether a finished run's shards are as many rows as they were: a lost or damaged file is made again."""
     found, broken = shards.Footers(run.path(shards.FOLDER)).look()
-    return not broken and sum(shard.rows for shard in found) == summary["images"]
+    whole = not broken and sum(shard.rows for shard in found) == summary["images"]
+    return whole and storage.exists(run.path("quarantine", conclusion.QUARANTINE))
 
 
 def _strikes(run: Run) -> str:

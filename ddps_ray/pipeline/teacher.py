@@ -6,6 +6,7 @@ import torch
 
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
@@ -33,12 +34,23 @@ def run(recipe: Recipe) -> None:
         f"{recipe.teacher.epochs} epochs"
     )
     if target.claim(STAGE, settings(recipe)):
-        say(f"teacher: already finished: {_in_words(target)}")
-        return
+        if _is_whole(recipe, target, classes):
+            say(f"teacher: already finished: {_in_words(target)}")
+            return
+        say("teacher: it was finished, but its files are gone or damaged: training it again")
+        target.reopen(STAGE)
     cluster.connect(recipe)
     trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers, cluster.trains_on_gpus(recipe))
     target.finish(STAGE, {"accuracy": teachers.describe(target.path(STAGE))["accuracy"], "classes": len(classes)})
     say(f"teacher: {_in_words(target)}")
+
+
+def _is_whole(recipe: Recipe, target: Run, classes: list[str]) -> bool:
+    try:
+        teachers.load(recipe.teacher, target.path(STAGE), classes, recipe.evaluate.size)
+    except UserError:
+        return False
+    return True
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
