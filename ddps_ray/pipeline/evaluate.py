@@ -88,7 +88,7 @@ def run(recipe: Recipe) -> None:
         _train_all(recipe, [replace(group, seeds=missing) for group, missing in todo], total)
     for group in groups:
         _finish(target, group.stage(recipe), {"seeds": len(group.seeds)})
-    for line in table(target):
+    for line in accuracy.table(target):
         say(line)
     say(f"evaluate: {total} students → {target.path(FOLDER)}")
 
@@ -105,17 +105,6 @@ def settings(recipe: Recipe, group: Group) -> dict[str, Any]:
         "val": recipe.data.val,
         "classes": len(group.class_ids),
     }
-
-
-def table(target: Run) -> list[str]:
-    """The lines of a plain table: set, IPC, student, accuracy of the last epoch over the seeds, and images."""
-    rows = [("set", "ipc", "student", "accuracy %", "seeds", "images", "teacher %")]
-    for found in accuracy.results(target):
-        teaching = f"{100 * found.teacher_accuracy:.1f}"
-        counts = (str(found.seeds), str(found.images), teaching)
-        rows.append((found.set_name, str(found.ipc), found.student, str(found.last), *counts))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def train_group(recipe: Recipe, group: Group) -> None:

@@ -3,7 +3,9 @@
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.compute as pc
@@ -14,7 +16,7 @@ from torch import nn
 
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe
-from ddps_ray.console import say
+from ddps_ray.console import Ticker, say
 from ddps_ray.diffusion import checkpoint
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
@@ -25,7 +27,8 @@ from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
 _RESULT = "result.json"
-_SAID_EVERY = 50
+_SAID_EVERY, _AT_ONCE = 50, 5
+"""Steps from one line to the next, and from one look at the clock to the next."""
 
 
 def run(recipe: Recipe) -> None:
@@ -106,14 +109,19 @@ def _prepare(module: nn.Module) -> nn.Module:
 
 
 def _advance(training: Pretraining, steps: int, *, speak: bool) -> Progress:
-    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps."""
-    phase = training.phase
+    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps, or at intervals where they are slow."""
+    phase, ticker = training.phase, Ticker()
+    losses: list[float] = []
     while True:
-        progress = training.advance(min(steps, _SAID_EVERY))
-        steps -= _SAID_EVERY
-        if speak:
-            say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
-        if steps <= 0 or training.phase != phase:
+        progress = training.advance(min(steps, _AT_ONCE))
+        steps -= _AT_ONCE
+        losses.append(progress.loss)
+        over = steps <= 0 or training.phase != phase
+        if over or progress.step % _SAID_EVERY == 0 or ticker.due():
+            progress, losses = replace(progress, loss=fmean(losses)), []
+            if speak:
+                say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
+        if over:
             return progress
 
 

@@ -10,7 +10,7 @@ from ray.data import ActorPoolStrategy, Dataset
 
 from ddps_ray import conclusion, manifest, schemas, shards, storage
 from ddps_ray.config import Model, Recipe, Score
-from ddps_ray.console import say
+from ddps_ray.console import duration, say
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import flops
 from ddps_ray.diffusion.scorer import check
@@ -118,7 +118,9 @@ def _as_before(run: Run, model: Model) -> Model:
 def _warn_of_another(run: Run) -> None:
     beat = Beat.read(run)
     if beat is not None and beat.alive():
-        say(f"score: a job wrote here {beat.age():.0f} s ago; if it still runs, stop one: both would do all the work")
+        say(
+            f"score: a job wrote here {duration(beat.age())} ago; if it still runs, stop one: both would do all the work"
+        )
 
 
 def _all_there(run: Run, summary: dict[str, Any]) -> bool:
