@@ -1,16 +1,18 @@
 """The command line: `ddps <command> --config run.yaml` runs a stage, and says a user's mistake in one line."""
 
 import argparse
+import atexit
+import gc
 import os
-import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from ddps_ray import config
-from ddps_ray.errors import UserError
+from ddps_ray import __version__
+from ddps_ray.console import say
 
 Option = tuple[str, dict[str, Any]]
 """A flag of a command, and the rest of what argparse is told about it."""
@@ -86,9 +88,7 @@ examples:
 A stage that has finished does nothing the second time; after an interruption the same command goes on.
 """
 
-
-_STORE = re.compile(r"AWS Error|google::cloud|GetObjectMetadata|No space left on device|Permission denied")
-"""What an OSError says that is the store's, or the disk's, and not a bug."""
+atexit.register(gc.freeze)  # a process leaves with all its objects: to look through Ray's and torch's takes 2 s
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,38 +99,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done; 1 `verify` found something wrong, 3 it found images that are not scored; 2 the user has
-        something to put right, said on stderr in one line; 130 interrupted.
+        something to put right, said on stderr in one line; 130 interrupted, by Ctrl-C or `ray job stop`.
     """
     args = _parser().parse_args(argv)
+    places: list[str] = []
     try:
-        # Imported only now: Ray and torch take seconds to load, which --help and a mistyped key need not wait for.
-        return _do(args)
+        return _do(args, places)
     except KeyboardInterrupt:
-        print("ddps: interrupted; the same command goes on from here", file=sys.stderr)
+        print("ddps: interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        atexit.register(
+            signal.signal, signal.SIGINT, signal.SIG_IGN
+        )  # Ray ends what it began, even if one is impatient
         return 130
     except Exception as error:
-        mistake = user_error(error)
+        mistake = import_module("ddps_ray.remedies").user_error(error, *places)
         if mistake is None:
             raise
         print(f"ddps: {mistake}", file=sys.stderr)
         return 2
 
 
-def _do(args: argparse.Namespace) -> int:
-    """Runs the command that was named; returns its exit code."""
+def _do(args: argparse.Namespace, places: list[str]) -> int:
+    """Runs the command that was named; returns its exit code.
+
+    All but argparse is imported only here, as it is needed: Ray and torch take seconds to load.
+
+    Args:
+        args: The command's words.
+        places: Gets the run directory, and then whatever else the command writes to.
+    """
     if args.command in INSPECTIONS:
+        places.append(args.run_dir)
         return int(import_module(INSPECTIONS[args.command].module).run(args.run_dir))
     if args.command == "quickstart":
+        places.append(f"{args.out}/run")
         stay_on_loopback(None)
+        say(f"quickstart: starting ddps {__version__} in {args.out}")
         import_module("ddps_ray.quickstart.run").run(args.out, args.full, args.set)
         return 0
     if args.command == "bench":
+        places.append(args.out)
         stay_on_loopback(None)
+        say(f"bench: starting ddps {__version__} in {args.out}")
         import_module(BENCHES[args.bench]).run(args.out, args.images)
         return 0
     command = COMMANDS[args.command]
-    recipe = config.load(args.config, args.set)
+    recipe = import_module("ddps_ray.config").load(args.config, args.set)
+    places += [recipe.run_dir, *([args.out] if "out" in args else [])]
     stay_on_loopback(recipe.address)
+    say(f"{args.command}: starting ddps {__version__} in {recipe.run_dir}")
     options = {_name(flag): getattr(args, _name(flag)) for flag, _ in command.options}
     import_module(command.module).run(recipe, **options)
     return 0
@@ -146,21 +163,6 @@ def stay_on_loopback(address: str | None) -> None:
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
-def user_error(error: BaseException) -> str | None:
-    """Returns the line of the UserError that an exception is or, raised in a Ray worker, was; None if it is a bug.
-
-    Where the worker was an actor that died, or ran a function of Ray Data, Ray keeps the UserError as text only: a line
-    of the message that begins with its name. A store that refuses or fails is no bug either.
-    """
-    if type(error) is UserError:
-        return str(error)
-    name = re.escape(f"{UserError.__module__}.{UserError.__qualname__}")
-    lines = re.findall(rf"^{name}: (.+)$", str(error), re.MULTILINE)
-    if not lines and isinstance(error, OSError):
-        lines = [line.strip() for line in str(error).splitlines() if _STORE.search(line)]
-    return lines[-1] if lines else None
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ddps",
@@ -168,6 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     quickstart = commands.add_parser("quickstart", help=_QUICKSTART, description=_QUICKSTART)
     quickstart.add_argument("--out", default="quickstart-run", metavar="DIR", help="folder to make (%(default)s)")

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from pyarrow import dataset as ds
 
 from ddps_ray import schemas, storage
+from ddps_ray.errors import UserError
 from ddps_ray.storage import Run
 
 FOLDER = "manifest"
@@ -45,20 +46,32 @@ def files(run: Run, split: str | None = None) -> list[str]:
     Those that `index --refresh` is writing, or has replaced and not yet deleted, are not among them.
 
     Raises:
-        UserError: The stage `index` has not finished.
+        UserError: The stage `index` has not finished, or a file is missing.
     """
+    if gone := missing(run):
+        raise UserError(f"{run.path(FOLDER, gone[0])} is missing: `ddps index` makes it again")
+    return _there(run, split)
+
+
+def missing(run: Run) -> list[str]:
+    """Returns the names of the files that have been deleted; errors as in `dataset`."""
+    named = run.require("index", "index").get("files", [])
+    there = {file.base_name for file in storage.list_files(run.path(FOLDER))}
+    return [name for name in named if name not in there]
+
+
+def _there(run: Run, split: str | None = None) -> list[str]:
     named = run.require("index", "index").get("files")
-    listed = storage.list_files(run.path(FOLDER))
     return [
         file.path
-        for file in listed
+        for file in storage.list_files(run.path(FOLDER))
         if (named is None or file.base_name in named) and (split is None or file.base_name.rpartition("-")[0] == split)
     ]
 
 
 def prune(run: Run) -> None:
     """Deletes the files that do not count: what a finished refresh has replaced, or one that was cut off has left."""
-    kept = set(files(run))
+    kept = set(_there(run))
     filesystem, _ = storage.open_uri(run.path(FOLDER))
     for file in list(storage.list_files(run.path(FOLDER))):
         if file.path not in kept:
@@ -69,7 +82,7 @@ def dataset(run: Run) -> ds.Dataset:
     """Opens the manifest for reading, by column and filter.
 
     Raises:
-        UserError: The stage `index` has not finished.
+        UserError: The stage `index` has not finished, or a file is missing.
     """
     paths = files(run)
     filesystem, _ = storage.open_uri(run.path(FOLDER))

@@ -13,6 +13,7 @@ from ray.train import WorkerGroupError
 
 from ddps_ray import cli
 from ddps_ray.errors import UserError
+from ddps_ray.remedies import user_error
 
 RECIPE = "run_dir: {run}\ndata: {{root: {root}}}\nmodel: {{path: quickstart}}\n"
 
@@ -107,15 +108,15 @@ def from_ray_train() -> None:
 def test_a_mistake_is_found_in_whatever_ray_wraps_it(way: Callable[[], None]) -> None:
     with pytest.raises(Exception, match=r"data\.root: nowhere") as caught:
         way()
-    assert cli.user_error(caught.value) == "data.root: nowhere"
+    assert user_error(caught.value) == "data.root: nowhere"
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(TypeError) as caught:
         ray.get(ray.remote(len).remote(5))
-    assert cli.user_error(caught.value) is None
-    assert cli.user_error(ValueError("a UserError: no")) is None
+    assert user_error(caught.value) is None
+    assert user_error(ValueError("a UserError: no")) is None
 
 
 def test_an_interruption_is_130_and_a_bug_is_raised(

@@ -116,8 +116,8 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     """
     precision = getattr(torch, dtype)
     disable_progress_bar()  # a second's work, of which each actor would tell
-    vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision)
-    unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision)
+    vae = _network(AutoencoderKL, folder / "vae", torch_dtype=precision, low_cpu_mem_usage=False)
+    unet = _network(UNet2DConditionModel, folder / "unet", torch_dtype=precision, low_cpu_mem_usage=False)
     text_encoder = _network(CLIPTextModel, folder / "text_encoder", dtype=precision)
     scheduler = _from_pretrained(DDPMScheduler, folder / "scheduler", _LOCAL)
     for part in (vae, unet, text_encoder):
@@ -127,10 +127,10 @@ def load(folder: Path, dtype: str, device: torch.device) -> Checkpoint:
     return Checkpoint(vae, unet, text_encoder, tokenizer(folder), alphas, velocity, geometry(folder))
 
 
-def _network(kind: Any, folder: Path, **precision: torch.dtype) -> Any:
+def _network(kind: Any, folder: Path, **options: Any) -> Any:
     """Loads a network; what its file lacks would be left at random by the libraries, which only warn of it."""
-    options = {"use_safetensors": True, "output_loading_info": True, **_LOCAL, **precision}
-    network, said = _from_pretrained(kind, folder, options)
+    fixed = {"use_safetensors": True, "output_loading_info": True, **_LOCAL}
+    network, said = _from_pretrained(kind, folder, fixed | options)
     if lacking := sorted(said["missing_keys"]):
         raise UserError(f"model.path: the weights in {folder} are not complete: {lacking[0]} is not among them")
     return network
@@ -140,4 +140,5 @@ def _from_pretrained(kind: Any, folder: Path, options: dict[str, Any]) -> Any:
     try:
         return kind.from_pretrained(folder, **options)
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UserError(f"model.path: {folder} cannot be loaded: {first_line(error)}") from error
+        remedy = "get its files again; `ddps pretrain` makes those of its own again"
+        raise UserError(f"model.path: {folder} cannot be loaded: {first_line(error)}: {remedy}") from error

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-import torch
 from diffusers import StableDiffusionPipeline
+from transformers.utils.logging import disable_progress_bar
 
 from ddps_ray.diffusion.small import Parts
 
@@ -13,9 +13,10 @@ def save(parts: Parts, folder: Path) -> None:
 
     The text encoder stays in float32, the precision in which libraries run it by default.
     """
+    disable_progress_bar()  # a second's work
     pipeline = StableDiffusionPipeline(
-        vae=parts.vae.to(torch.float16),
-        unet=parts.unet.to(torch.float16),
+        vae=parts.vae.half(),
+        unet=parts.unet.half(),
         text_encoder=parts.text_encoder,
         tokenizer=parts.tokenizer,
         scheduler=parts.scheduler,

@@ -12,7 +12,7 @@ from ddps_ray.storage import Run
 _RECENT = 30.0
 """Seconds since a heartbeat within which its job may still be alive."""
 
-RUNNING, FINISHED, FAILED = "running", "finished", "failed"
+RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,15 @@ class Beat:
     """One heartbeat.
 
     Attributes:
-        state: `running`, `finished` or `failed`; a job that was killed stays `running`, and falls silent.
+        state: `running`, `finished`, `stopped` by a person or `failed`; a job that was killed stays `running`, and
+            falls silent.
         total: Images of the training split.
         before: Images that were safe when this job began.
         scored: Images that this job has scored, safe or not yet.
         safe: Images in shards, those of earlier jobs included; a kill does not lose them.
         errors: Those of them with an error in place of a score.
-        seconds: Since the job began to score.
-        actors: Scoring actors that are alive, each on its GPU if there are any.
+        seconds: That the job has scored for.
+        actors: Scoring actors that were alive last, each on its GPU if there are any.
         busy: Share of its time, 0..1, in which an actor was scoring, mean over the actors and the job.
         time: When this was written, ISO 8601, UTC.
     """
@@ -63,9 +64,11 @@ class Beat:
         """The heartbeat in words."""
         done = min(self.total, max(self.safe, self.before + self.scored))
         parts = [f"{done} of {self.total} images ({self.safe} safe)"]
-        if self.rate > 0:
+        if self.rate > 0 and self.actors:
             parts.append(f"{self.rate_per_actor:.2f}/s on each of {self.actors}")
             parts.append(f"busy {self.busy:.0%}")
+        elif self.state == RUNNING and done < self.total:
+            parts.append("no batch is done yet" if self.actors else "no model is loaded yet")
         parts.append(f"{self.errors} errors")
         if self.eta is not None and self.state == RUNNING:
             parts.append(f"about {duration(self.eta)} left")
@@ -78,11 +81,14 @@ class Beat:
 
     @classmethod
     def read(cls, run: Run) -> Self | None:
-        """Reads the last one, or None if stage `score` never began."""
+        """Reads the last one, or None if stage `score` never began, or the file is damaged: the next beat mends it."""
         if not storage.exists(_place(run)):
             return None
-        values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
-        return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        try:
+            values: dict[str, Any] = json.loads(storage.read_bytes(_place(run)))
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__})
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def alive(self) -> bool:
         """Whether the job that wrote it may still be at work."""

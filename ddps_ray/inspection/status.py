@@ -6,15 +6,18 @@ from typing import Any
 from ddps_ray import shards
 from ddps_ray.console import duration, say
 from ddps_ray.errors import UserError
-from ddps_ray.inspection.beat import FINISHED, RUNNING, Beat
+from ddps_ray.inspection.beat import FINISHED, RUNNING, STOPPED, Beat
+from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 
 _SILENT = 60.0
 """Seconds without a heartbeat after which a job is taken to be gone."""
 
+_GOES_ON = "the same command goes on from the images that are safe"
+
 
 def run(run_dir: str) -> int:
-    """Prints a line a stage; returns the exit code 0.
+    """Prints a line a stage, and the accuracies that are known; returns the exit code 0.
 
     Raises:
         UserError: It is not a run directory.
@@ -27,6 +30,8 @@ def run(run_dir: str) -> int:
     for name, entry in sorted(stages.items(), key=lambda stage: str(stage[1]["begun"])):
         said = _scoring(this) if name == "score" and "finished" not in entry else _stage(entry)
         say(f"{name.ljust(width)}  {said}")
+    for line in accuracy.table(this):
+        say(line)
     return 0
 
 
@@ -42,7 +47,9 @@ def _when(time: str) -> str:
 
 def _figures(summary: dict[str, Any]) -> Iterator[str]:
     for name, value in summary.items():
-        if isinstance(value, int):
+        if name == "accuracy" and value is not None:
+            yield f"accuracy {value:.1%}"
+        elif isinstance(value, int):
             yield f"{value} {name.replace('_', ' ')}"
         elif isinstance(value, dict) and value:
             yield " and ".join(f"{count} {key}" for key, count in value.items())
@@ -55,5 +62,7 @@ def _scoring(this: Run) -> str:
         return f"begun, {sum(shard.rows for shard in found)} images safe"
     line = f"{beat.state}: {beat.line()}; last heard of {duration(beat.age())} ago"
     if beat.state == RUNNING and beat.age() > _SILENT:
-        line += ": if the job was killed, the same command goes on from the images that are safe"
+        line += f": if the job was killed, {_GOES_ON}"
+    if beat.state == STOPPED:
+        line += f": {_GOES_ON}"
     return line

@@ -2,16 +2,25 @@
 
 import logging
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.pipeline import noise
 
 STORE_FAILS = "the store does not answer"
 """An error of a task that says so is worth another try, by Ray, after those of the store's own client."""
+
+_ROOM = 50 << 20
+"""Bytes that the disk of Ray's temporary folder must have free."""
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
@@ -20,32 +29,39 @@ def connect(recipe: Recipe) -> None:
     """Joins the cluster of the recipe or of the submitted job, or starts Ray on this machine; once a process.
 
     Raises:
-        UserError: No cluster answers at the recipe's address.
+        UserError: No cluster answers at the recipe's address, or there is no room here to start one.
     """
     if ray.is_initialized():
         return
     address = recipe.address or os.environ.get("RAY_ADDRESS")
-    # Without a dashboard one of Ray Train's actors warns every second that it cannot ask it.
     quiet = {"logging_level": logging.WARNING, "logging_config": ray.LoggingConfig(log_level="ERROR")}
     if address is None:
+        _check_room(Path(get_default_ray_temp_dir()))
         ray.init(address="local", include_dashboard=False, **quiet)
     else:
         try:
             ray.init(address=address, **quiet)
         except (ConnectionError, ValueError) as error:
-            raise UserError(f"address: no Ray cluster answers at {address}") from error
+            raise UserError(
+                f"address: no Ray cluster answers at {address}; one that asks for a token needs RAY_AUTH_MODE=token"
+            ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
-    _quieten(logging.getLogger("ray.data"))
+    noise.leave_out()
+    if threading.current_thread() is threading.main_thread():
+        # As `ray job stop` sends it: as Ctrl-C. Ray's own way prints a stack, and aborts the process 3 s later.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
-def _quieten(logger: logging.Logger) -> None:
-    """Leaves Ray Data's plans and progress to its log files; warnings still reach the console."""
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler) and handler.level < logging.WARNING:
-            handler.setLevel(logging.WARNING)
-            handler.addFilter(lambda record: "Progress bars disabled" not in record.getMessage())
+def _check_room(folder: Path) -> None:
+    """Sees to it that a Ray started here can write its logs: without, it floods the console, and its workers die."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    if (free := shutil.disk_usage(there).free) < _ROOM:
+        raise UserError(
+            f"{folder}: {free >> 20} MB are free there, too few for Ray's logs and for what does not fit into memory: "
+            "make room, or set RAY_TMPDIR to another folder"
+        )
 
 
 @contextmanager

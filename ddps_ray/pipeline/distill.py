@@ -11,6 +11,7 @@ from ddps_ray.config import Distill, DistilledSet, Recipe
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
+from ddps_ray.remedies import lasting_error
 from ddps_ray.selection import sets
 from ddps_ray.selection.candidates import Shards, read_class, shards_by_class
 from ddps_ray.selection.writer import METADATA, PARTS, merge, write_class
@@ -101,7 +102,7 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
     for target in targets:
         storage.remove(target.uri)  # what an interrupted attempt left
     rows = [{"class_id": class_id, "shards": list(counts)} for class_id, counts in shards.items()]
-    task = {"scores": this.path("scores"), "settings": settings, "wanted": wanted, "ipcs": ipcs, "set_uri": set_uri}
+    task = {"run_dir": this.uri, "settings": settings, "wanted": wanted, "ipcs": ipcs, "set_uri": set_uri}
     classes = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_distil_class, fn_kwargs=task)
     _watch(name, classes, len(rows))
     merging = [ray.remote(merge).remote(target.uri, list(shards)) for target in targets]
@@ -113,14 +114,19 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
 
 
 def _distil_class(
-    row: dict[str, Any], *, scores: str, settings: Distill, wanted: DistilledSet, ipcs: list[int], set_uri: str
+    row: dict[str, Any], *, run_dir: str, settings: Distill, wanted: DistilledSet, ipcs: list[int], set_uri: str
 ) -> dict[str, Any]:
     """What a task does with a class; it hands back its id, and the reason if it could not be done."""
     problem = ""
     try:
-        write_class(read_class(scores, row["shards"], row["class_id"]), settings, wanted, ipcs, set_uri)
+        candidates = read_class(Run(run_dir).path("scores"), row["shards"], row["class_id"])
+        write_class(candidates, settings, wanted, ipcs, set_uri)
     except UserError as error:
         problem = str(error)
+    except Exception as error:
+        if told := lasting_error(error, run_dir):  # a disk or a file of the run: the other classes need it, too
+            raise UserError(told) from error
+        raise
     return {"class_id": row["class_id"], "problem": problem}
 
 

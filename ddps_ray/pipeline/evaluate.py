@@ -15,12 +15,14 @@ from typing import Any
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from torch import nn
 
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe, Student
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cluster, teacher, trainers
+from ddps_ray.pipeline import cluster, tally, teacher, trainers
+from ddps_ray.pipeline.tally import VALIDATED, Tally
 from ddps_ray.report import accuracy
 from ddps_ray.selection import sets
 from ddps_ray.storage import Run
@@ -87,7 +89,7 @@ def run(recipe: Recipe) -> None:
         _train_all(recipe, [replace(group, seeds=missing) for group, missing in todo], total)
     for group in groups:
         _finish(target, group.stage(recipe), {"seeds": len(group.seeds)})
-    for line in table(target):
+    for line in accuracy.table(target):
         say(line)
     say(f"evaluate: {total} students → {target.path(FOLDER)}")
 
@@ -106,17 +108,6 @@ def settings(recipe: Recipe, group: Group) -> dict[str, Any]:
     }
 
 
-def table(target: Run) -> list[str]:
-    """The lines of a plain table: set, IPC, student, accuracy of the last epoch over the seeds, and images."""
-    rows = [("set", "ipc", "student", "accuracy %", "seeds", "images", "teacher %")]
-    for found in accuracy.results(target):
-        teaching = f"{100 * found.teacher_accuracy:.1f}"
-        counts = (str(found.seeds), str(found.images), teaching)
-        rows.append((found.set_name, str(found.ipc), found.student, str(found.last), *counts))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg, classes = Run(recipe.run_dir), recipe.evaluate, list(group.class_ids)
@@ -128,11 +119,12 @@ def train_group(recipe: Recipe, group: Group) -> None:
     first = share.rank == 0
     val = data.load_validation(target, str(recipe.data.val), classes, cfg.size) if first else None
     reference = training.accuracy(fixed, val, device) if val else 0.0
+    progress = Tally(VALIDATED)
     for seed in group.missing(recipe):
         torch.manual_seed(seed)
         network = networks.build(group.student, len(classes), cfg.size).to(device)
         student = trainers.prepare(network)
-        validate = partial(training.accuracy, network, val, device) if val else None
+        validate = partial(_validate, network, val, device, progress) if val else None
         outcome = training.train_student(student, fixed, distilled, protocol, seed, validate, share)
         if outcome is not None:
             row = _row(recipe, group, seed, outcome, len(distilled.pictures), reference)
@@ -140,6 +132,12 @@ def train_group(recipe: Recipe, group: Group) -> None:
             say(f"{group.stage(recipe)}, seed {seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
     if val is not None:
         trainers.write_quarantine(target, STAGE, val.quarantine(STAGE))
+
+
+def _validate(network: nn.Module, val: data.Pictures, device: torch.device, progress: Tally) -> float:
+    measured = training.accuracy(network, val, device)
+    progress.add(1)
+    return measured
 
 
 class Trainers:
@@ -190,6 +188,8 @@ def _train_all(recipe: Recipe, groups: list[Group], total: int) -> None:
     together = min(recipe.evaluate.together or slots, len(groups))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
     starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Trainers).remote()
+    tally.forget(VALIDATED)
+    steps = sum(len(group.seeds) for group in groups) * len(training.validated_epochs(recipe.evaluate.epochs))
     pending = [starter.train.remote(recipe, group, together) for group in groups]
     ticker = Ticker(_QUIET_SECONDS)
     while pending:
@@ -199,7 +199,8 @@ def _train_all(recipe: Recipe, groups: list[Group], total: int) -> None:
                 raise UserError(wrong)
         if ticker.due() or not pending:
             left = sum(len(group.missing(recipe)) for group in groups)
-            say(f"evaluate: {total - left} of {total} students trained")
+            share = min(tally.total(VALIDATED)[0] / steps, 1.0) if left else 1.0
+            say(f"evaluate: {total - left} of {total} students trained, {share:.0%} of all epochs")
 
 
 def _finish(target: Run, stage: str, summary: dict[str, int]) -> None:

@@ -42,7 +42,7 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     splits = _splits(settings)
     say(f"index: listing {' and '.join(splits)} in {settings['root']}")
     done = target.summary(STAGE)
-    if done is not None and target.claim(STAGE, settings) and not refresh:
+    if done is not None and target.claim(STAGE, settings) and not refresh and not manifest.missing(target):
         say(f"index: already finished: {_in_words(done, splits)}")
         return
     beat = Beat.read(target)
@@ -53,7 +53,7 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     summary, notes = ray.get(_index.remote(target.uri, settings, class_names, recipe.data.ground_truth, options))
     for note in notes:
         say(f"index: {note}")
-    if done is not None and done["fingerprint"] == summary["fingerprint"]:
+    if done is not None and "files" not in summary:
         manifest.prune(target)
         say(f"index: nothing new: {_in_words(done, splits)}")
         return
@@ -62,7 +62,8 @@ def run(recipe: Recipe, refresh: bool = False) -> None:
     manifest.prune(target)
     for warning in _warnings(summary):
         say(f"index: warning: {warning}")
-    grown = f", {summary['images'] - done['images']} more than before" if done is not None else ""
+    more = summary["images"] - done["images"] if done is not None else 0
+    grown = f", {more} more than before" if more else ""
     where = f"{target.path(manifest.FOLDER)} (layout {summary['layout']})"
     say(f"index: {_in_words(summary, splits)}{grown} → {where}")
 
@@ -98,10 +99,8 @@ def _index(
         "layout": layout,
     }
     done = target.summary(STAGE)
-    if done is not None:
-        _check_grown(target, tables, settings["per_class"] is not None)
-        if done["fingerprint"] == summary["fingerprint"]:
-            return summary, notes
+    if done is not None and not _is_new(target, tables, done, summary["fingerprint"], settings):
+        return summary, notes
     # Only now, so that a mistake in the data or its path does not bind the run directory to wrong settings.
     target.claim(STAGE, settings | {"layout": layout})
     return summary | {"files": _write(target, tables, listing, fresh=done is None)}, notes
@@ -125,6 +124,24 @@ def _write(target: Run, tables: dict[str, pa.Table], listing: Listing, fresh: bo
 def _number(file: Any) -> int:
     digits = file.base_name.removesuffix(".parquet").rpartition("-")[2]
     return int(digits) if digits.isdigit() else -1
+
+
+def _is_new(
+    target: Run, tables: dict[str, pa.Table], done: dict[str, Any], fingerprint: str, settings: dict[str, Any]
+) -> bool:
+    """Says whether a listing is to be written beside the one that is there: it has more images, or that has lost files.
+
+    Raises:
+        UserError: What was listed is no longer there, or another; or it cannot be known.
+    """
+    same = done["fingerprint"] == fingerprint
+    if gone := manifest.missing(target):
+        if not same:
+            where = target.path(manifest.FOLDER, gone[0])
+            raise UserError(f"{where} is missing, and the data set is not as it was: use another run_dir")
+        return True
+    _check_grown(target, tables, settings["per_class"] is not None)
+    return not same
 
 
 def _check_grown(target: Run, tables: dict[str, pa.Table], per_class: bool) -> None:

@@ -15,7 +15,7 @@ from ddps_ray import config, manifest, schemas, shards, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline import cluster, manifests
+from ddps_ray.pipeline import cluster, manifests, tally
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.progress import counted, too_many
 from ddps_ray.sources import packed, reading
@@ -63,9 +63,9 @@ def run(recipe: Recipe, out: str, seconds: float = 10.0) -> None:
     if safe := ray.get(_reconcile.remote(out, commits)):
         say(f"pack: {safe} of {indexed['images']} were done before; going on with the others")
     rows = ray.get(_rows_per_file.remote(target.uri))
-    with checkpointed(commits), _in_order(), counted(STAGE, out, indexed["images"], seconds):
+    with checkpointed(commits), _in_order(), counted(STAGE, out, indexed["images"], seconds) as done:
         for split in indexed["splits"]:
-            _copy(target, split, out, rows)
+            _copy(target, split, out, rows, done)
     summary = ray.get(_conclude.remote(target.uri, out, indexed, recipe.score.max_error_fraction))
     target.finish(stage, summary)
     say(f"pack: {_described(summary)} in {out}; use it with data.root={out}")
@@ -95,10 +95,11 @@ def _in_order() -> Iterator[None]:
         options.preserve_order = before
 
 
-def _copy(target: Run, split: str, out: str, rows_per_file: int) -> None:
+def _copy(target: Run, split: str, out: str, rows_per_file: int, done: str) -> None:
     blocks = manifests.read(target, split).repartition(target_num_rows_per_block=rows_per_file)
     filesystem, folder = storage.open_uri(out)
-    blocks.map_batches(_load, batch_size=ROWS_PER_GROUP, batch_format="pyarrow").write_parquet(
+    loading = {"batch_size": ROWS_PER_GROUP, "batch_format": "pyarrow", "fn_kwargs": {"done": done}}
+    blocks.map_batches(_load, **loading).write_parquet(
         folder,
         filesystem=filesystem,
         filename_provider=_Names(split),
@@ -108,10 +109,11 @@ def _copy(target: Run, split: str, out: str, rows_per_file: int) -> None:
     )
 
 
-def _load(rows: pa.Table) -> pa.Table:
-    """Turns manifest rows into packed ones."""
+def _load(rows: pa.Table, done: str) -> pa.Table:
+    """Turns manifest rows into packed ones, and adds them to the tally `done`."""
     with cluster.answering():
         found = reading.attempt_encoded(rows["uri"].to_pylist())
+    tally.of_this_process(done).add(len(found))
     images = [None if isinstance(each, BadImage) else each for each in found]
     errors = [str(each) if isinstance(each, BadImage) else None for each in found]
     kept = {"wnid": pa.nulls(rows.num_rows, pa.string())}  # in manifests of before

@@ -3,7 +3,9 @@
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.compute as pc
@@ -11,12 +13,12 @@ import pyarrow.dataset as pads
 import ray
 import torch
 from PIL import Image, ImageOps
-from ray import train
 from torch import nn
 
 from ddps_ray import judge, manifest, schemas, storage
 from ddps_ray.config import Recipe
-from ddps_ray.console import say
+from ddps_ray.console import Ticker, say
+from ddps_ray.diffusion import checkpoint
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.diffusion.staging import MODEL_FOLDER, PRETRAINED
@@ -25,9 +27,9 @@ from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
-_STATE = "state.pt"
 _RESULT = "result.json"
-_SAID_EVERY = 50
+_SAID_EVERY, _AT_ONCE = 50, 5
+"""Steps from one line to the next, and from one look at the clock to the next."""
 
 
 def run(recipe: Recipe) -> None:
@@ -40,8 +42,11 @@ def run(recipe: Recipe) -> None:
     run.require("index", "index")
     settings = recipe.pretrain
     if run.claim(STAGE, _settings(recipe)):
-        say(f"pretrain: already finished: {run.path(MODEL_FOLDER)}")
-        return
+        if _is_whole(recipe, run):
+            say(f"pretrain: already finished: {run.path(MODEL_FOLDER)}")
+            return
+        say("pretrain: it was finished, but its files are gone or damaged: training it again")
+        run.reopen(STAGE)
     say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(MODEL_FOLDER)}")
     cluster.connect(recipe)
     trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, cluster.trains_on_gpus(recipe))
@@ -59,6 +64,14 @@ def _try(recipe: Recipe) -> None:
     say(f"pretrain: {verdict.line()}")
     if not verdict.is_judge:
         say(f"pretrain: warning: {verdict.reason()}")
+
+
+def _is_whole(recipe: Recipe, run: storage.Run) -> bool:
+    try:
+        checkpoint.load(checkpoint.locate(recipe.model, run.path(MODEL_FOLDER)), "float32", torch.device("cpu"))
+    except UserError:
+        return False
+    return True
 
 
 def _settings(recipe: Recipe) -> dict[str, object]:
@@ -89,9 +102,8 @@ def _train(recipe: Recipe) -> None:
         rank=rank,
         wrap=_prepare if world > 1 else lambda module: module,
     )
-    if (saved := train.get_checkpoint()) is not None:
-        with saved.as_directory() as folder:
-            training.restore(torch.load(Path(folder) / _STATE, map_location="cpu", weights_only=True))
+    if (saved := trainers.saved_state(run, STAGE)) is not None:
+        training.restore(saved)
     losses = {}
     while training.phase is not None:
         progress = _advance(training, recipe.pretrain.checkpoint_every, speak=rank == 0)
@@ -110,25 +122,25 @@ def _prepare(module: nn.Module) -> nn.Module:
 
 
 def _advance(training: Pretraining, steps: int, *, speak: bool) -> Progress:
-    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps."""
-    phase = training.phase
+    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps, or at intervals where they are slow."""
+    phase, ticker = training.phase, Ticker()
+    losses: list[float] = []
     while True:
-        progress = training.advance(min(steps, _SAID_EVERY))
-        steps -= _SAID_EVERY
-        if speak:
-            say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
-        if steps <= 0 or training.phase != phase:
+        progress = training.advance(min(steps, _AT_ONCE))
+        steps -= _AT_ONCE
+        losses.append(progress.loss)
+        over = steps <= 0 or training.phase != phase
+        if over or progress.step % _SAID_EVERY == 0 or ticker.due():
+            progress, losses = replace(progress, loss=fmean(losses)), []
+            if speak:
+                say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
+        if over:
             return progress
 
 
 def _report(progress: Progress, training: Pretraining, rank: int) -> None:
     metrics = {"phase": progress.phase, "step": progress.step, "loss": progress.loss}
-    if rank != 0:
-        train.report(metrics)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(training.state(), Path(folder) / _STATE)
-        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+    trainers.report(metrics, None if rank else training.state())
 
 
 def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:

@@ -1,9 +1,14 @@
-"""How far a job is: a line at intervals; for scoring also JSON in the run directory, where it outlives the cluster."""
+"""How far a job is: a line at intervals; for scoring also JSON in the run directory, where it outlives the cluster.
+
+Ray Data counts what tasks have ended with; what those have done that still run, the workers tell (`tally`).
+"""
 
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -14,7 +19,8 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ddps_ray import shards
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.inspection.beat import FAILED, FINISHED, RUNNING, Beat
+from ddps_ray.inspection.beat import FAILED, FINISHED, RUNNING, STOPPED, Beat
+from ddps_ray.pipeline import tally
 from ddps_ray.storage import Run
 
 
@@ -24,17 +30,19 @@ class Watch(ExecutionCallback):  # type: ignore[misc]
     scorer: ClassVar[str] = ""
     """Name of the class whose actors score."""
     scored: ClassVar[int] = 0
-    busy_seconds: ClassVar[float] = 0.0
+    """Images of the tasks that have ended."""
     actors: ClassVar[int] = 0
+    """How many scored when it last looked; the end of the execution ends them all."""
     begun: ClassVar[float | None] = None
     """When the first actor lived."""
+    ended: ClassVar[float | None] = None
     fatal: ClassVar[UserError | None] = None
     """Set to end the execution."""
 
     @classmethod
     def reset(cls, scorer: str) -> None:
         """Forgets an earlier execution."""
-        cls.scorer, cls.scored, cls.busy_seconds, cls.actors, cls.begun, cls.fatal = scorer, 0, 0.0, 0, None, None
+        cls.scorer, cls.scored, cls.actors, cls.begun, cls.ended, cls.fatal = scorer, 0, 0, None, None, None
 
     def on_execution_step(self, executor: Any) -> None:
         """Takes the operator's figures; ends the execution if it is to end."""
@@ -44,11 +52,23 @@ class Watch(ExecutionCallback):  # type: ignore[misc]
                 if Watch.fatal is not None:
                     raise Watch.fatal
 
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Stops the clock."""
+        Watch.ended = time.monotonic()
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Stops the clock."""
+        Watch.ended = time.monotonic()
+
+    @classmethod
+    def seconds(cls) -> float:
+        """How long actors have scored, or did."""
+        return 0.0 if cls.begun is None else (cls.ended or time.monotonic()) - cls.begun
+
     @staticmethod
     def _take(operator: Any) -> None:
         Watch.scored = operator.metrics.row_outputs_taken
-        Watch.busy_seconds = operator.metrics.function_body_time_s or 0.0
-        Watch.actors = operator.get_actor_info().running
+        Watch.actors = operator.get_actor_info().running or Watch.actors
         if Watch.begun is None and Watch.actors:
             Watch.begun = time.monotonic()
 
@@ -80,27 +100,34 @@ class Repeated:
 
 
 @contextmanager
-def counted(stage: str, folder: str, total: int, seconds: float) -> Iterator[None]:
-    """Within it, says at intervals how many images lie in whole files, which a kill does not lose.
+def counted(stage: str, folder: str, total: int, seconds: float) -> Iterator[str]:
+    """Within it, says at intervals how many images are done, and how many lie in whole files, which a kill leaves.
 
     Args:
         stage: Whose they are.
         folder: URI of the files.
         total: Images there are.
         seconds: Interval.
+
+    Yields:
+        Name of the tally to which the tasks add the images that they have done.
     """
-    footers = shards.Footers(folder)
+    footers, name = shards.Footers(folder), f"{stage}-{uuid.uuid4().hex}"
+    before = sum(file.rows for file in footers.look()[0])
 
     def count() -> None:
         found, _ = footers.look()
-        say(f"{stage}: {sum(file.rows for file in found)} of {total} images in {len(found)} files")
+        safe = min(total, sum(file.rows for file in found))
+        done = min(total, max(safe, before + tally.total(name)[0]))
+        say(f"{stage}: {done} of {total} images ({safe} safe in {len(found)} files)")
 
     repeated = Repeated(stage, count, seconds)
     repeated.start()
     try:
-        yield
+        yield name
     finally:
         repeated.stop()
+        tally.forget(name)
 
 
 class Heartbeat:
@@ -123,6 +150,7 @@ class Heartbeat:
 
     def __enter__(self) -> Self:
         Watch.reset(self._scorer)
+        tally.forget(tally.SCORED)
         DataContext.get_current().custom_execution_callback_classes.append(Watch)
         self._before = 0
         self._before = self._beat(RUNNING).safe
@@ -134,9 +162,17 @@ class Heartbeat:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._repeated.stop()
         DataContext.get_current().custom_execution_callback_classes.remove(Watch)
-        self._footers = shards.Footers(self._run.path(shards.FOLDER))  # the conclusion may have changed some
         with suppress(OSError, UserError):  # the last beat must hide neither a failure nor a success
-            self._beat(FINISHED if kind is None else FAILED)
+            self._end(kind)
+        tally.forget(tally.SCORED)
+
+    def _end(self, kind: type[BaseException] | None) -> None:
+        """Writes the last beat; of a job that was told to stop at once, with what is known."""
+        if kind is not None and not issubclass(kind, Exception):
+            replace(self._last, state=STOPPED, time=_now()).write(self._run)
+            return
+        self._footers = shards.Footers(self._run.path(shards.FOLDER))  # the conclusion may have changed some
+        self._beat(FINISHED if kind is None else FAILED)
 
     def _tell(self) -> None:
         beat = self._beat(RUNNING)
@@ -145,21 +181,27 @@ class Heartbeat:
 
     def _beat(self, state: str) -> Beat:
         found, _ = self._footers.look()
-        seconds = 0.0 if Watch.begun is None else time.monotonic() - Watch.begun
+        seconds = Watch.seconds()
+        told, busy_seconds = tally.total(tally.SCORED)
         beat = Beat(
             state=state,
             total=self._total,
             before=self._before,
-            scored=Watch.scored,
-            safe=sum(shard.rows for shard in found),
+            scored=max(Watch.scored, min(told, self._total - self._before)),
+            safe=min(self._total, sum(shard.rows for shard in found)),  # some may be there twice, until the conclusion
             errors=sum(shard.errors for shard in found),
             seconds=seconds,
             actors=Watch.actors,
-            busy=min(1.0, Watch.busy_seconds / (seconds * Watch.actors)) if seconds * Watch.actors else 0.0,
-            time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            busy=min(1.0, busy_seconds / (seconds * Watch.actors)) if seconds * Watch.actors else 0.0,
+            time=_now(),
         )
         beat.write(self._run)
+        self._last = beat
         return beat
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def too_many(errors: int, total: int, fraction: float, where: str) -> UserError | None:

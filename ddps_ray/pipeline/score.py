@@ -11,7 +11,7 @@ from ray.data import ActorPoolStrategy
 
 from ddps_ray import conclusion, judge, manifest, schemas, shards, storage
 from ddps_ray.config import Model, Recipe, Score
-from ddps_ray.console import say
+from ddps_ray.console import duration, say
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import flops, suitability
 from ddps_ray.diffusion.staging import MODEL_FOLDER
@@ -161,13 +161,14 @@ def _as_before(run: Run, model: Model) -> Model:
 def _warn_of_another(run: Run) -> None:
     beat = Beat.read(run)
     if beat is not None and beat.alive():
-        say(f"score: a job wrote here {beat.age():.0f} s ago; if it still runs, stop one: both would do all the work")
+        say(f"score: a job wrote here {duration(beat.age())} ago; if it still runs, stop one: both would do all of it")
 
 
 def _all_there(run: Run, summary: dict[str, Any]) -> bool:
-    """Whether a finished run's shards are as many rows as they were: a lost or damaged one is made again."""
+    """Whether a finished run's shards are as many rows as they were: a lost or damaged file is made again."""
     found, broken = shards.Footers(run.path(shards.FOLDER)).look()
-    return not broken and sum(shard.rows for shard in found) == summary["images"]
+    whole = not broken and sum(shard.rows for shard in found) == summary["images"]
+    return whole and storage.exists(run.path("quarantine", conclusion.QUARANTINE))
 
 
 def _strikes(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,8 @@ from ddps_ray.config import Recipe
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.micro_batch import gpu_failed
 from ddps_ray.diffusion.scorer import Item, Scored, Scorer
+from ddps_ray.errors import UserError
+from ddps_ray.pipeline.tally import SCORED, Tally
 from ddps_ray.strikes import Strikes
 
 
@@ -19,7 +22,7 @@ class ScoringActor:
     """Holds a scorer; turns loaded rows into score rows."""
 
     def __init__(self, recipe: Recipe, pretrained: str, strikes: str, threads: int) -> None:
-        """Loads the model.
+        """Loads the model; if it cannot, the first batch says why: of a constructor that fails Ray tells at length.
 
         Args:
             recipe: The recipe, its model pinned.
@@ -28,19 +31,30 @@ class ScoringActor:
             threads: CPU cores to take if this actor has no GPU.
         """
         self._settings = recipe.score
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device.type == "cpu":
-            torch.set_num_threads(threads)
-        folder = checkpoints.locate(recipe.model, pretrained)
-        loaded = checkpoints.load(folder, recipe.model.dtype, device)
-        self._scorer = Scorer(loaded, recipe.score, recipe.seed)
-        self._schema = schemas.scores(self._scorer.feature_size)
-        self._strikes = Strikes(strikes)
+        self._wrong: UserError | None = None
+        self._strikes, self._tally = Strikes(strikes), Tally(SCORED)
+        try:
+            self._scorer = _scorer(recipe, pretrained, threads)
+            self._schema = schemas.scores(self._scorer.feature_size)
+        except UserError as error:
+            self._wrong = error
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        """Scores one batch of loaded rows; a row with an error, or without a finite score, becomes an error row."""
+        """Scores one batch of loaded rows; a row with an error, or without a finite score, becomes an error row.
+
+        Raises:
+            UserError: The model cannot be loaded.
+        """
+        if self._wrong is not None:
+            raise self._wrong
         if rows.num_rows == 0:
             return self._schema.empty_table()
+        begun = time.monotonic()
+        made = self._scored(rows)
+        self._tally.add(rows.num_rows, time.monotonic() - begun)
+        return made
+
+    def _scored(self, rows: pa.Table) -> pa.Table:
         loaded = rows.to_pylist()
         if reason := self._strikes.out(loaded[0]["image_id"]):
             loaded = [row | {"error": row["error"] or reason} for row in loaded]
@@ -83,6 +97,14 @@ class ScoringActor:
             terms=scored.terms_NHW.ravel().astype(np.float16) if settings.store_terms else None,
             dift=scored.dift_D.astype(np.float16),
         )
+
+
+def _scorer(recipe: Recipe, pretrained: str, threads: int) -> Scorer:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    folder = checkpoints.locate(recipe.model, pretrained)
+    return Scorer(checkpoints.load(folder, recipe.model.dtype, device), recipe.score, recipe.seed)
 
 
 def _item(row: dict[str, object]) -> Item:

@@ -1,22 +1,18 @@
 """Stage `teacher`: the classifier that teaches the students, trained with Ray Train where none is published."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import ray.train
 import torch
 
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
 
 STAGE = "teacher"
 """Name of the stage, and of its folder in the run directory."""
-
-_STATE_FILE = "state.pt"
 
 
 def run(recipe: Recipe) -> None:
@@ -38,12 +34,23 @@ def run(recipe: Recipe) -> None:
         f"{recipe.teacher.epochs} epochs"
     )
     if target.claim(STAGE, settings(recipe)):
-        say(f"teacher: already finished: {_in_words(target)}")
-        return
+        if _is_whole(recipe, target, classes):
+            say(f"teacher: already finished: {_in_words(target)}")
+            return
+        say("teacher: it was finished, but its files are gone or damaged: training it again")
+        target.reopen(STAGE)
     cluster.connect(recipe)
     trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers, cluster.trains_on_gpus(recipe))
     target.finish(STAGE, {"accuracy": teachers.describe(target.path(STAGE))["accuracy"], "classes": len(classes)})
     say(f"teacher: {_in_words(target)}")
+
+
+def _is_whole(recipe: Recipe, target: Run, classes: list[str]) -> bool:
+    try:
+        teachers.load(recipe.teacher, target.path(STAGE), classes, recipe.evaluate.size)
+    except UserError:
+        return False
+    return True
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -66,28 +73,15 @@ def train(recipe: Recipe) -> None:
     model = trainers.prepare(networks.build(cfg.model, len(classes), size))
 
     def checkpoint(state: teachers.State, loss: float) -> None:
-        if share.rank:
-            ray.train.report({"loss": loss})
-            return
-        say(f"teacher: epoch {state['epochs']} of {cfg.epochs}, loss {loss:.4f}")
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / _STATE_FILE)
-            ray.train.report({"loss": loss}, ray.train.Checkpoint.from_directory(folder))
+        if share.rank == 0:
+            say(f"teacher: epoch {state['epochs']} of {cfg.epochs}, loss {loss:.4f}")
+        trainers.report({"loss": loss}, None if share.rank else state)
 
-    teachers.train(model, pictures, cfg, size, checkpoint, _saved_state(), share)
+    teachers.train(model, pictures, cfg, size, checkpoint, trainers.saved_state(target, STAGE), share)
     if share.rank == 0:
         trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE))
         network = training.unwrapped(model)
         teachers.save(network, target.path(STAGE), cfg.model, classes, _accuracy(recipe, target, network, classes))
-
-
-def _saved_state() -> teachers.State | None:
-    saved = ray.train.get_checkpoint()
-    if saved is None:
-        return None
-    with saved.as_directory() as folder:
-        state: teachers.State = torch.load(Path(folder) / _STATE_FILE, map_location="cpu", weights_only=True)
-    return state
 
 
 def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list[str]) -> float | None:

@@ -1,9 +1,14 @@
 """One way to run a training function with Ray Train, and where its checkpoints and bad images go."""
 
 import hashlib
+import io
+import json
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -13,12 +18,15 @@ import ray.train.torch
 import torch
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from torch import nn
 
 from ddps_ray import storage
 from ddps_ray.console import say
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
+from ddps_ray.remedies import lasting_error
 from ddps_ray.sources import locators
 from ddps_ray.storage import Run
 from ddps_ray.students.training import Share
@@ -27,11 +35,28 @@ CHECKPOINTS = "checkpoints"
 """Folder of the run directory that Ray Train uses while a training lasts."""
 
 _FAILURES = 3
+_STATE_FILE = "state.pt"
 
-# Without the first, Ray Train prints each line of a worker twice; the second adds an actor and an error line to each
-# training, and the death of a preempted worker is recognised without it.
+# The first would print each line of a worker twice; the second would add an actor and an error line to each training,
+# and the death of a preempted worker is recognised without it.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """Ray Train's, but for two things that a command has no use for."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ctrl-C is the command's to handle, as in every other stage: Ray Train would end it with 1, without a word."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Leaves out a watch over a training whose driver lives on without it.
+
+        It is a process of its own which asks the dashboard once a second: where Ray runs without one it complains each
+        time, and where another Ray is on the machine it dies of that. Here a driver ends with its training.
+        """
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
 
 
 def slots(workers: int, gpu: bool) -> int:
@@ -74,15 +99,16 @@ def fit(
         together: Trainings that run at the same time.
 
     Raises:
-        UserError: `work` raised it.
+        UserError: `work` raised it, or the state to go on from is damaged.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
     slots(workers, gpu)
+    _check_snapshot(run, name)
     threads = max(1, int(_cpus() // (workers * together)))
     filesystem, folder = storage.open_uri(run.path(CHECKPOINTS))
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _guarded,
-        train_loop_config={"work": work, "arguments": arguments, "threads": threads},
+        train_loop_config={"work": work, "arguments": arguments, "threads": threads, "run_dir": run.uri},
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
         # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
@@ -104,6 +130,59 @@ def share() -> Share:
     """This worker's part of the training."""
     context = ray.train.get_context()
     return Share(context.get_world_rank(), context.get_world_size())
+
+
+def report(metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+    """Tells Ray Train how far this worker is; all workers must, and one of them gives the state to go on from."""
+    if state is None:
+        ray.train.report(metrics)
+        return
+    stream = io.BytesIO()
+    torch.save(state, stream)  # not into the file: of a full disk torch says no more than that a stream has failed
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / _STATE_FILE).write_bytes(stream.getbuffer())
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def saved_state(run: Run, name: str) -> dict[str, Any] | None:
+    """The state that a training which was cut short goes on from, if there is one.
+
+    Args:
+        run: Where checkpoints go.
+        name: Of the training.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    saved = ray.train.get_checkpoint()
+    if saved is None:
+        return None
+    with saved.as_directory() as folder:
+        state = (Path(folder) / _STATE_FILE).read_bytes()
+    try:
+        return dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+    except Exception as error:  # torch knows a dozen ways in which it can be damaged
+        raise UserError(_begin_anew(run, name, first_line(error))) from error
+
+
+def _check_snapshot(run: Run, name: str) -> None:
+    """Sees to it that Ray Train's own list of a training's states, which it does not write atomically, is whole."""
+    uri = run.path(CHECKPOINTS, name, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME)
+    if not storage.exists(uri):
+        return
+    listed = storage.read_bytes(uri).decode(errors="replace")
+    try:
+        json.loads(listed)
+    except ValueError as error:
+        raise UserError(_begin_anew(run, name, first_line(error))) from error
+    for state in re.findall(r'"(checkpoint_\d[^"/]+)"', listed):
+        if not storage.exists(run.path(CHECKPOINTS, name, state)):
+            raise UserError(_begin_anew(run, name, f"{state} is missing"))
+
+
+def _begin_anew(run: Run, name: str, reason: str) -> str:
+    said = f"the state of the training is damaged ({reason})"
+    return f"{run.path(CHECKPOINTS, name)}: {said}: delete this folder, and the training begins anew"
 
 
 def device() -> torch.device:
@@ -143,13 +222,16 @@ def _cpus() -> float:
 
 
 def _guarded(config: dict[str, Any]) -> str | None:
-    """Runs the work; rank 0 returns a UserError's text, for which Ray Train would only try again."""
+    """Runs the work; rank 0 returns the text of an error for the user, for which Ray Train would only try again."""
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
     torch.set_num_threads(min(config["threads"], cluster.cores()))
     try:
         config["work"](**config["arguments"])
-    except UserError as error:
-        if share().rank:
+    except Exception as error:
+        told = lasting_error(error, config["run_dir"])
+        if told is None:
             raise
-        return str(error)
+        if share().rank:
+            raise UserError(told) from error
+        return told
     return None

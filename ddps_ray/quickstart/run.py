@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from ddps_ray import config, uris
-from ddps_ray.console import say
+from ddps_ray.console import duration, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import every
 from ddps_ray.quickstart.objects import BOXES_FILE, write_image_folder
@@ -48,7 +48,7 @@ def run(out: str, full: bool, overrides: list[str]) -> None:
     every.run(recipe)
     for line in measure(Run(recipe.run_dir), str(recipe.report.boxes)).describe():
         say(f"quickstart: {line}")
-    say(f"quickstart: done in {time.monotonic() - begun:.0f} s; open {folder / 'run' / 'report' / 'index.html'}")
+    say(f"quickstart: done in {duration(time.monotonic() - begun)}; open {folder / 'run' / 'report' / 'index.html'}")
 
 
 def _draw(root: Path) -> None:

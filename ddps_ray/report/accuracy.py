@@ -103,6 +103,18 @@ def results(run: Run) -> list[Accuracy]:
     ]
 
 
+def table(run: Run) -> list[str]:
+    """The lines of a plain table: set, IPC, student, accuracy of the last epoch over the seeds; none without rows."""
+    found = results(run)
+    rows = [("set", "ipc", "student", "accuracy %", "seeds", "images", "teacher %")]
+    for each in found:
+        counts = (str(each.seeds), str(each.images), f"{100 * each.teacher_accuracy:.1f}")
+        rows.append((each.set_name, str(each.ipc), each.student, str(each.last), *counts))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return lines if found else []
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation."""
     return Spread(fmean(values), stdev(values) if len(values) > 1 else None)

@@ -178,7 +178,8 @@ def read_metadata(folder: str) -> pa.Table:
     try:
         return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{uri}: {first_line(error)}") from error
+        reason = first_line(error).rpartition(f"'{path}': ")[2].rstrip(".")
+        raise UserError(f"{uri}: {reason}: delete it, and `ddps distill` makes the set again") from error
 
 
 def class_ids(run: Run, split: str) -> list[str]:

@@ -12,6 +12,7 @@ from ddps_ray import schemas
 from ddps_ray.config import Recipe, Student
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import evaluate, teacher
+from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
 from ddps_ray.students.training import Protocol
@@ -145,7 +146,7 @@ def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytes
 
 
 def test_table_shows_mean_and_sample_deviation(evaluated: Recipe) -> None:
-    lines = evaluate.table(Run(evaluated.run_dir))
+    lines = accuracy.table(Run(evaluated.run_dir))
     assert lines[0].split() == ["set", "ipc", "student", "accuracy", "%", "seeds", "images", "teacher", "%"]
     first, second = (row["accuracy_last"] for row in rows(evaluated) if row["set_name"] == "typical")
     mean, deviation = 50 * (first + second), 100 * abs(first - second) / 2**0.5
