@@ -65,8 +65,8 @@ class Beat:
         done = min(self.total, max(self.safe, self.before + self.scored))
         parts = [f"{done} of {self.total} images ({self.safe} safe)"]
         if self.rate > 0 and self.actors:
-            parts.append(f"{self.rate_per_actor:.2f}/s on each of {self.actors}")
-            parts.append(f"busy {self.busy:.0%}")
+            on = f" on {self.actors} actors" if self.actors > 1 else ""
+            parts.append(f"{self.rate:.2f} a second{on}, busy {self.busy:.0%}")
         elif self.state == RUNNING and done < self.total:
             parts.append("no batch is done yet" if self.actors else "no model is loaded yet")
         parts.append(f"{self.errors} errors")

@@ -23,7 +23,7 @@ BEAT = Beat(
     time="2026-01-01T00:00:00.000+00:00",
 )
 """Four images in 8 s by two actors: 0.5/s together, 0.25/s each, and 6 of 12 are left, which take 12 s."""
-WORDS = "6 of 12 images (5 safe), 0.25/s on each of 2, busy 75%, 1 errors"
+WORDS = "6 of 12 images (5 safe), 0.50 a second on 2 actors, busy 75%, 1 errors"
 
 
 def status(run: Run, capsys: pytest.CaptureFixture[str]) -> list[str]:
