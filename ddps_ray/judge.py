@@ -3,7 +3,7 @@
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import torch
 
 from ddps_ray import imaging, manifest
-from ddps_ray.config import Recipe
+from ddps_ray.config import Recipe, Score
 from ddps_ray.diffusion import checkpoint as checkpoints
+from ddps_ray.diffusion import suitability
 from ddps_ray.diffusion.flops import REACHED, flops_per_image
 from ddps_ray.diffusion.judging import Contest, Contests
 from ddps_ray.diffusion.scorer import Item
@@ -58,6 +59,13 @@ def examine(recipe: Recipe, folder: Path | None = None, threads: int | None = No
         torch.set_num_threads(threads)
     examination = _Examination(recipe, run, folder, device)
     return examination.verdict()
+
+
+def doubts(folder: Path, settings: Score, texts: Mapping[str, str]) -> list[str]:
+    """Says what of model, prompts and class names can be meant, and mostly is not; see `suitability.doubts`."""
+    nameless = classes.nameless(texts.values())
+    found = [f"{len(nameless)} classes have names that name nothing: {nameless[0]!r} is one"] if nameless else []
+    return found + suitability.doubts(folder, settings, texts)
 
 
 class _Examination:

@@ -13,7 +13,6 @@ from ddps_ray import checks, imaging, judge, manifest, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.diffusion import suitability
 from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard
 from ddps_ray.diffusion.measuring import measure
 from ddps_ray.diffusion.staging import MODEL_FOLDER
@@ -126,7 +125,7 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda or tried)
     geometry = checkpoints.geometry(folder)
     rows = manifest.classes(this, recipe.data.train).to_pylist()
-    doubts = suitability.doubts(folder, recipe.score, {row["class_id"]: row["class_text"] for row in rows})
+    doubts = judge.doubts(folder, recipe.score, {row["class_id"]: row["class_text"] for row in rows})
     sizes = _sizes(this, recipe, geometry.factor)
     cost = flops_per_image(folder, recipe.score, sizes.width, sizes.height)
     if cuda:
@@ -188,7 +187,7 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     parts = f"U-Net {_si(cost.unet)}, VAE {_si(cost.vae)}, DIFT {_si(cost.dift)}"
     yield "operations", f"{_si(cost.total)}FLOP an image ({parts}), {_si(cost.total * left)}FLOP left"
     yield "written", f"{_si(plan.stored)}B an image, {_si(plan.stored * left)}B left, before compression"
-    yield "shards", f"{math.ceil(left / plan.rows_per_shard):,} of {plan.rows_per_shard:,} images left"
+    yield "shards", f"{math.ceil(left / plan.rows_per_shard):,} left, of {plan.rows_per_shard:,} images each"
     yield "time", f"{_amount(plan.hours)} GPU-hours left on {plan.speed.source}"
     if plan.price is not None:
         yield "cost", f"{_amount(plan.hours * plan.price)} left, at {plan.price:g} a GPU-hour"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ddps_ray import config, judge, manifest
-from ddps_ray.config import Recipe
+from ddps_ray.config import Recipe, Score
 from ddps_ray.quickstart.shapes import CLASSES
 from ddps_ray.sources import imagefolder
 from ddps_ray.storage import Run
@@ -62,6 +62,13 @@ def test_numbers_as_names_are_the_likely_cause(tmp_path: Path, scenes: Path) -> 
     verdict = judge.examine(indexed(tmp_path, scenes, {name: str(place) for place, name in enumerate(NAMES)}))
     assert verdict.is_chance
     assert verdict.causes[0] == "names that name nothing: a class is called '0' (data.classes gives names)"
+
+
+def test_names_that_name_nothing_are_said_before_the_judge_is_asked(tiny_sd: Path) -> None:
+    settings = Score(size=64, patch=32, prompt="{}", null_prompt="")
+    lines = judge.doubts(tiny_sd, settings, {"00000": "00000", "00013": "00013", "fish": "fish"})
+    assert lines == ["2 classes have names that name nothing: '00000' is one"]
+    assert judge.doubts(tiny_sd, settings, {"fish": "fish"}) == []
 
 
 def test_a_prediction_type_that_is_not_the_models_is_named(tmp_path: Path, scenes: Path) -> None:

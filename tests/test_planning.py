@@ -58,7 +58,8 @@ def indexed(tmp_path: Path, tiny_sd: Path) -> Path:
 
 def _plan(file: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
     assert cli.main(["plan", "--config", str(file), *words]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    begun, *lines = capsys.readouterr().out.splitlines()
+    assert begun.startswith("plan: starting ddps ")
     assert len({re.match(r".{11}  ", line) is not None for line in lines}) == 1
     return {line[:11].strip(): line[13:] for line in lines}
 
@@ -75,7 +76,7 @@ def test_a_plan_on_the_command_line(indexed: Path, tiny_sd: Path, capsys: pytest
     # 25 × 16 positions; one map and three terms of two bytes, three time steps, eight channels of the feature.
     assert 2 * (4 * 400 + 3 + 8) + 100 == 3322
     assert said["written"] == "3.32 kB an image, 16.6 kB left, before compression"
-    assert said["shards"] == "3 of 2 images left"
+    assert said["shards"] == "3 left, of 2 images each"
     assert said["time"].endswith("GPU-hours left on a100 at 35% of 19.5 TFLOP/s (float32 without tensor cores)")
     assert said["cost"] == "under 0.1 left, at 2 a GPU-hour"
 
@@ -89,7 +90,7 @@ def test_what_is_scored_is_not_planned_again(indexed: Path, tmp_path: Path, caps
     said = _plan(indexed, capsys)
     assert said["images"] == "5: 4 scored, 1 left"
     assert said["U-Net calls"] == "6 an image, 6 left"
-    assert said["shards"] == "1 of 2 images left"
+    assert said["shards"] == "1 left, of 2 images each"
 
 
 def test_a_plan_tries_the_judge_and_ends_with_2_where_it_is_none(
@@ -118,13 +119,13 @@ def test_a_million_images_in_numbers() -> None:
         "U-Net calls": "20 an image, 20,000,000 left",
         "operations": "5 TFLOP an image (U-Net 4.4 T, VAE 400 G, DIFT 200 G), 5 EFLOP left",
         "written": "5.5 kB an image, 5.5 GB left, before compression",
-        "shards": "334 of 3,000 images left",
+        "shards": "334 left, of 3,000 images each",
         "time": "25.0 GPU-hours left on l4 at 35 %",  # 10⁶ × 0.09 s
         "cost": "12.5 left, at 0.5 a GPU-hour",
     }
     finished = {line[:11].strip(): line[13:] for line in table(replace(IMAGENET, done=1_281_167))}
     assert finished["time"] == "0.0 GPU-hours left on l4 at 35 %"
-    assert finished["shards"] == "0 of 3,000 images left"
+    assert finished["shards"] == "0 left, of 3,000 images each"
 
 
 def test_a_gpu_reaches_a_share_of_its_peak_for_the_precision() -> None:

@@ -83,7 +83,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     run.note(STAGE, "model", {"path": asked.path, "asked": asked.revision, "commit": recipe.model.revision})
     cluster.connect(recipe)
     texts = _remotely(_texts, run.uri, recipe.data.train)
-    for doubt in suitability.doubts(folder, recipe.score, texts):
+    for doubt in judge.doubts(folder, recipe.score, texts):
         say(f"score: warning: {doubt}")
     verdict = _judged(recipe, run)
     rows = flops.rows_per_shard(recipe.score, verdict.seconds if verdict else _usual_seconds(recipe, folder))
