@@ -22,6 +22,9 @@ from ddps_ray.yaml_values import Values
 _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 """A colon before the path that is not that of a port: S3's clients take a secret there."""
 
+PUBLISHED_OR_TRAINED = ("published", "timm", "trained")
+"""What `teacher.weights` may be besides a file."""
+
 _JOB_FOLDER = "working_dir_files"
 """Where Ray puts a copy of a submitted job's folder, and starts the job."""
 
@@ -97,6 +100,9 @@ PositiveInt = Annotated[Int, Field(gt=0)]
 Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
+
+Scale = tuple[Fraction, Fraction]
+"""Least and most, as shares of one."""
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -245,8 +251,20 @@ class DistilledSet(Section):
     """Images per class."""
     classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
+    composition: Literal["auto", "mosaic", "single"] = "auto"
+    """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`."""
     seed: Int = 0
     """Seed of k-means, or of the random choice."""
+
+
+def check_name(name: str) -> None:
+    """Sees to it that a name can be that of a folder.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not re.fullmatch(r"[\w-]{1,64}", name):
+        raise ValueError(f"name {name!r} may have letters, digits, - and _ only, 64 of them at most")
 
 
 class Distill(Section):
@@ -270,72 +288,151 @@ class Distill(Section):
         if self.size % 2:
             raise ValueError("size must be even, to hold a mosaic of two by two")
         for name in self.sets:
-            if not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f"set name {name!r} may have letters, digits, - and _ only")
+            check_name(name)
         return self
 
 
-class Student(Section):
-    """A network trained on a distilled set, or the teacher."""
+class Network(Section):
+    """A network's architecture."""
 
     arch: str
-    """`convnet<d>` (d blocks of 3×3 convolution, BatchNorm, ReLU, pooling), `resnet18_small` (RDED's for at most
-    64 px), or a timm model name."""
+    """`convnet<d>` (d blocks of 3×3 convolution, BatchNorm, ReLU, pooling), `resnet18_small`, `resnet50_small` or
+    `resnet101_small` (RDED's "modified", for at most 64 px), one of torchvision's classifiers (`resnet18`,
+    `mobilenet_v2`, `swin_v2_t`, `vit_b_16` …), or one of timm's."""
     width: PositiveInt = 128
     """Channels of a ConvNet; other networks ignore it."""
+
+
+class Student(Network):
+    """A network trained on a set."""
+
     lr: PositiveFloat | None = None
-    """Learning rate; by default RDED's for the architecture."""
+    """Learning rate; by default the protocol's for the architecture."""
 
 
 class Teacher(Section):
-    """The fixed classifier whose soft labels teach the students."""
+    """A fixed classifier whose soft labels teach the students."""
 
-    model: Student = Student(arch="resnet18")
+    model: Network = Network(arch="resnet18")
     """Its architecture."""
-    weights: Literal["trained", "timm"] = "timm"
-    """`timm`: published ImageNet-1K weights, the head sliced to the subset; `trained`: `ddps teacher` trains it on the
-    training split."""
+    weights: Annotated[str, _checked_by(lambda name: name if name in PUBLISHED_OR_TRAINED else place(name))] = "published"
+    """`published` (or `timm`): ImageNet-1K weights that timm or torchvision publish; `trained`: `ddps teacher` trains it
+    on the training split; or a file of weights, safetensors or a torchvision-style state dict, at a path or URI."""
+    class_order: Names | None = None
+    """For a file: the class ids, or WordNet ids, in the order of its outputs, one a line; `imagenet-1k` is ImageNet's
+    order. Not needed beside a teacher that `ddps teacher` has saved."""
+    scope: Literal["all", "set"] = "all"
+    """Of a trained one: `all` learns every class, and its head is sliced to the classes of a set; `set` is trained on
+    the classes of each set alone, as RDED's teachers of subsets are."""
+    accuracy: Fraction | None = None
+    """Accuracy on the validation split that it is known to have; published weights have theirs. One that is half a point
+    off is not used."""
+    mean: tuple[Fraction, Fraction, Fraction] | None = None
+    """For a file: mean of red, green and blue that it was trained with; by default ImageNet's."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """For a file: their standard deviation; by default ImageNet's."""
     epochs: PositiveInt = 60
-    """Epochs of that training."""
+    """Epochs of a training."""
     batch: PositiveInt = 128
     """Its batch size."""
     lr: PositiveFloat = 1e-3
     """Its peak learning rate (AdamW, cosine to zero)."""
-    crop_scale: tuple[Fraction, Fraction] = (0.25, 1.0)
+    crop_scale: Scale = (0.25, 1.0)
     """Area of its random crops, so that it knows patches too."""
     seed: Int = 0
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
 
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.weights in PUBLISHED_OR_TRAINED and self.class_order is not None:
+            raise ValueError("class_order is for a file of weights; published and trained ones know theirs")
+        return self
+
+
+class ForeignSet(Section):
+    """A distilled set that another program has made."""
+
+    path: Place
+    """An ImageFolder (`<path>/<class>/*.png`, or below a folder `train`), Parquet files (`image` with `label` or
+    `class_id`), or tensors (a `.pt` file, or a folder with `images_best.pt` and `labels_best.pt`)."""
+    format: Literal["auto", "imagefolder", "parquet", "tensors"] = "auto"
+    """Which of them; `auto` looks."""
+    classes: Several[str] | Names | None = None
+    """Its classes in the order of its labels, or a file of them, one a line. By default folders go by the data set's
+    class ids or WordNet ids, and numbers are places among the sorted class ids of the data set."""
+    mosaic: bool = False
+    """Whether its images are mosaics of two by two, to be shuffled and cropped as such."""
+    images: str | None = None
+    """Of tensors: key of the images in the file, where it is none of the usual ones."""
+    labels: str | None = None
+    """Of tensors: key of the labels, or the file of them beside the images."""
+    mean: tuple[Float, Float, Float] | None = None
+    """Of tensors: mean that was subtracted from values in 0..1; must be given, 0 where none was."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Of tensors: standard deviation by which they were divided, 1 where none was."""
+    soft_labels: Literal["none", "logits", "probabilities"] = "none"
+    """Of tensors: whether the labels are soft ones, and of which kind; the protocol `hard` learns from them."""
+
 
 class Evaluate(Section):
-    """Training of students on the distilled sets (RDED's protocol)."""
+    """Training of students on distilled sets, in a grid of sets, teachers, students, protocols and seeds."""
 
     size: PositiveInt = 224
     """Side in pixels of what teacher and students see."""
     students: Several[Student] = (Student(arch="resnet18"),)
     """Networks to train from scratch."""
     sets: Several[str] | None = None
-    """Names of distilled sets; null takes all."""
+    """Names of sets, distilled and foreign; null takes all."""
+    foreign: dict[str, ForeignSet] = {}
+    """Sets that other programs have made, by name."""
+    whole: bool = False
+    """Train on the whole training split, too, as a set called `whole`: what all distillation is measured against."""
     ipc: Several[PositiveInt] | None = None
     """IPCs to evaluate; null takes all that the sets have."""
     seeds: Several[Int] = (0, 1, 2, 3, 4)
     """One student for each."""
-    epochs: PositiveInt = 300
-    """Passes over the distilled set."""
+    protocols: Several[Literal["rded", "fkd", "edc", "minimax", "hard"]] = ("rded",)
+    """How students are trained: presets, of which the settings below, up to `ema`, change a part."""
+    epochs: PositiveInt | None = None
+    """Passes over the set."""
     batch: PositiveInt | None = None
-    """Batch size; by default RDED's for the IPC and the number of classes."""
-    temperature: PositiveFloat = 20.0
+    """Batch size; never more than the set has."""
+    temperature: PositiveFloat | None = None
     """Softmax temperature of both sides of the KL divergence."""
-    weight_decay: Float = Field(default=0.01, ge=0)
-    """AdamW weight decay on weights of more than one dimension."""
-    cutmix: bool = True
+    weight_decay: Float | None = Field(default=None, ge=0)
+    """Weight decay."""
+    cutmix: bool | None = None
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
+    crop_scale: Scale | None = None
+    """Area of the random crops, least and most, as a share of the image."""
+    ema: Fraction | None = None
+    """Decay of a running mean of the weights, which is what is tested; 0 for none."""
+    labels: Literal["live", "stored"] = "live"
+    """`live`: the teacher labels each batch; `stored`: what `ddps relabel` has written is read."""
+    label_seed: Int = 0
+    """Seed of order and augmentation of stored labels, the same for every student."""
+    top_k: PositiveInt | None = None
+    """Of stored labels, keep so many logits an image, and of the others their mean; null keeps all, in float16."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
+    compile: bool = False
+    """`torch.compile` the networks: minutes at the start, for GPUs and long trainings."""
+    checkpoint_minutes: PositiveFloat = 10.0
+    """Time between the states from which a training goes on."""
     workers: PositiveInt = 1
     """Ray Train workers a student."""
     together: PositiveInt | None = None
     """Students trained at the same time; by default as many as the cluster has room for when the stage begins."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for name in self.foreign:
+            check_name(name)
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
+            raise ValueError("crop_scale must be two shares with 0 < least <= most")
+        return self
 
 
 class Pretrain(Section):
@@ -408,6 +505,10 @@ class Report(Section):
     """Classes shown in full."""
 
 
+WHOLE = "whole"
+"""What the whole training split is called among the sets."""
+
+
 class Recipe(Section):
     """All settings of a run."""
 
@@ -425,15 +526,24 @@ class Recipe(Section):
     score: Score = Score()
     distill: Distill = Distill()
     teacher: Teacher = Teacher()
+    """The teacher of all students, unless there are several."""
+    teachers: dict[str, Teacher] = {}
+    """Several teachers by name: each teaches every student, in place of `teacher`."""
     evaluate: Evaluate = Evaluate()
     pretrain: Pretrain = Pretrain()
     report: Report = Report()
 
     @model_validator(mode="after")
-    def _sets_exist(self) -> Self:
+    def _names_fit(self) -> Self:
+        own, foreign = self.distill.sets, self.evaluate.foreign
         for name in self.evaluate.sets or ():
-            if name not in self.distill.sets:
-                raise ValueError(f"evaluate.sets names {name!r}, which is not in distill.sets")
+            if name not in own and name not in foreign:
+                raise ValueError(f"evaluate.sets names {name!r}, which is neither in distill.sets nor in evaluate.foreign")
+        for name in foreign:
+            if name in own or name == WHOLE:
+                raise ValueError(f"evaluate.foreign.{name}: one of our own sets is called so, too")
+        for name in self.teachers:
+            check_name(name)
         return self
 
 

@@ -1,18 +1,28 @@
-"""Student and teacher architectures by name, and the learning rate that RDED's protocol gives each."""
+"""Architectures by name: ConvNets, the small ResNets of 64 px and less, torchvision's classifiers, and timm's."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
-from ddps_ray.config import Student
+from ddps_ray.config import Network, Student
 from ddps_ray.errors import UserError
 
 _CONVNET = re.compile(r"convnet([1-9]\d?)")
-_LEARNING_RATES = {"efficientnet_b0": 2e-3, "mobilenetv2": 2.5e-3, "vit": 1e-4, "deit": 1e-4, "swin": 1e-4}
-_OTHER_LEARNING_RATE = 1e-3  # ResNets and ConvNets
+_SMALL = re.compile(r"(resnet(?:18|34|50|101|152))_small")
+# Names of timm's for networks that torchvision has with the regularisation (dropout, stochastic depth) and the initial
+# weights of the papers, which timm's have only if they are asked for.
+_TIMM_NAMES = {
+    "mobilenetv2_100": "mobilenet_v2",
+    "swin_tiny_patch4_window7_224": "swin_t",
+    "vit_base_patch16_224": "vit_b_16",
+}
+_OTHER_OUTPUTS = ("googlenet", "inception_v3")
+"""Of torchvision's, those that give more than logits in training."""
 
 
 class ConvNet(nn.Module):
@@ -37,47 +47,37 @@ class ConvNet(nn.Module):
         return logits_NK
 
 
-def build(student: Student, classes: int, size: int) -> nn.Module:
+def build(network: Network, classes: int, size: int) -> nn.Module:
     """Makes a network with random weights, drawn from PyTorch's global generator.
 
     Args:
-        student: Architecture and width.
+        network: Architecture and width.
         classes: Number of outputs.
         size: Side in pixels of its square input.
 
     Raises:
         UserError: The architecture is not known, or cannot take images of this size.
     """
-    return _random(student, classes, size).to(memory_format=torch.channels_last)  # half the time a step on CPUs
+    return _maker(network, size)(classes).to(memory_format=torch.channels_last)  # half the time a step on CPUs
 
 
-def check(student: Student, classes: int, size: int) -> None:
-    """Builds the network without memory for its weights.
+def check(network: Network, classes: int, size: int) -> None:
+    """Builds the network without memory for its weights, and has it look at one image.
 
     Raises:
-        UserError: It cannot be built.
+        UserError: It cannot be built, or does not take such an image.
     """
     with torch.device("meta"):
-        build(student, classes, size)
+        made = build(network, classes, size).eval()
+        try:
+            made(torch.empty(1, 3, size, size))
+        except (RuntimeError, AssertionError) as error:
+            raise _unfit(network.arch, size, error) from error
 
 
-def from_timm(arch: str, classes: int, size: int, pretrained: bool = False) -> nn.Module:
-    """Makes one of timm's networks, at this input size where the architecture has a fixed one.
-
-    Raises:
-        UserError: timm does not know the name, or has no such weights.
-    """
-    if not known_to_timm(arch):
-        raise UserError(f"arch: there is no network {arch!r}: use convnet<d>, resnet18_small or a timm name")
-    config = timm.get_pretrained_cfg(arch)
-    options: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
-    if arch.startswith("resnet"):
-        options["zero_init_last"] = False  # as torchvision's ResNets, which RDED trains, begin
-    try:
-        network: nn.Module = timm.create_model(arch, pretrained=pretrained, num_classes=classes, **options)
-    except (AssertionError, TypeError, ValueError) as error:
-        raise UserError(f"arch: {arch} cannot be built for {size} px: {' '.join(str(error).split())}") from error
-    return network.to(memory_format=torch.channels_last)
+def known_to_torchvision(arch: str) -> bool:
+    """Says whether torchvision has a classifier of this name."""
+    return arch in torchvision.models.list_models(module=torchvision.models) and arch not in _OTHER_OUTPUTS
 
 
 def known_to_timm(arch: str) -> bool:
@@ -86,38 +86,73 @@ def known_to_timm(arch: str) -> bool:
     return tag_known
 
 
-def learning_rate(student: Student) -> float:
-    """The student's learning rate: its own, or by default RDED's for the architecture."""
-    if student.lr is not None:
-        return student.lr
-    found = [rate for prefix, rate in _LEARNING_RATES.items() if student.arch.startswith(prefix)]
-    return found[0] if found else _OTHER_LEARNING_RATE
+def from_timm(arch: str, classes: int, size: int, pretrained: bool = False) -> nn.Module:
+    """Makes one of timm's networks, at this input size where the architecture has a fixed one.
+
+    Raises:
+        UserError: It cannot be built so.
+    """
+    config = timm.get_pretrained_cfg(arch)
+    options: dict[str, Any] = {"img_size": size} if config is not None and config.fixed_input_size else {}
+    try:
+        network: nn.Module = timm.create_model(arch, pretrained=pretrained, num_classes=classes, **options)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise _unfit(arch, size, error) from error
+    return network
 
 
-def name(student: Student) -> str:
-    """What tables and file names call a student: its architecture, and whatever differs from the defaults."""
-    wide = _CONVNET.fullmatch(student.arch) and student.width != Student.model_fields["width"].default
-    width = f"-w{student.width}" if wide else ""
-    rate = "" if student.lr is None else f"-lr{student.lr:g}"
-    return f"{student.arch}{width}{rate}"
+def from_torchvision(arch: str, classes: int, size: int) -> nn.Module:
+    """Makes one of torchvision's networks, with random weights.
+
+    Raises:
+        UserError: It cannot be built so.
+    """
+    options: dict[str, Any] = {"image_size": size} if arch.startswith("vit_") else {}
+    try:
+        network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **options)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        raise _unfit(arch, size, error) from error
+    return network
 
 
-def _random(student: Student, classes: int, size: int) -> nn.Module:
-    if match := _CONVNET.fullmatch(student.arch):
+def name(network: Network) -> str:
+    """What tables and file names call a network: its architecture, and whatever differs from the defaults."""
+    wide = _CONVNET.fullmatch(network.arch) and network.width != Network.model_fields["width"].default
+    width = f"-w{network.width}" if wide else ""
+    rate = f"-lr{network.lr:g}" if isinstance(network, Student) and network.lr is not None else ""
+    return f"{network.arch}{width}{rate}"
+
+
+def canonical(arch: str) -> str:
+    """Torchvision's name of a network that timm calls otherwise; any other name as it is."""
+    return _TIMM_NAMES.get(arch, arch)
+
+
+def _maker(network: Network, size: int) -> Callable[[int], nn.Module]:
+    """What makes a network for a number of classes."""
+    arch = canonical(network.arch)
+    if match := _CONVNET.fullmatch(arch):
         depth = int(match[1])
         if size % 2**depth:
-            raise UserError(
-                f"evaluate.size: {student.arch} halves its input {depth} times, which {size} px do not allow"
-            )
-        return ConvNet(depth, student.width, classes, size)
-    if student.arch == "resnet18_small":
-        return _resnet18_small(classes)
-    return from_timm(student.arch, classes, size)
+            raise UserError(f"evaluate.size: {arch} halves its input {depth} times, which {size} px do not allow")
+        return lambda classes: ConvNet(depth, network.width, classes, size)
+    if match := _SMALL.fullmatch(arch):
+        return lambda classes: _small(from_torchvision(match[1], classes, size))
+    if known_to_torchvision(arch):
+        return lambda classes: from_torchvision(arch, classes, size)
+    if known_to_timm(arch):
+        return lambda classes: from_timm(arch, classes, size)
+    raise UserError(
+        f"arch: there is no network {arch!r}: use convnet<d>, resnet<d>_small, or a name of torchvision's or timm's"
+    )
 
 
-def _resnet18_small(classes: int) -> nn.Module:
-    """RDED's ResNet-18 for images of at most 64 px: 3×3 stem of stride 1, no max-pooling."""
-    network: nn.Module = timm.create_model("resnet18", num_classes=classes, zero_init_last=False)
+def _small(network: nn.Module) -> nn.Module:
+    """RDED's "modified" ResNet for images of at most 64 px: 3×3 stem of stride 1, no max-pooling."""
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network
+
+
+def _unfit(arch: str, size: int, error: Exception) -> UserError:
+    return UserError(f"arch: {arch} cannot be built for {size} px: {' '.join(str(error).split())}")

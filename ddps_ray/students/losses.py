@@ -1,0 +1,67 @@
+"""What a student is trained to lower; always computed in float32."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+_CE_SHARE = 0.025
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch is compared with.
+
+    Attributes:
+        labels_N: Class of each image.
+        partners_N: Class of the image of which a box was pasted into it; None without CutMix.
+        kept: λ, share of each image's area that is its own; 1 without CutMix.
+        teacher_NK: The teacher's logits of the mixed batch; None without a teacher.
+        given_NK: Probabilities that the set itself gives; None where its labels are hard.
+        given_partners_NK: Those of the partners.
+    """
+
+    labels_N: Tensor
+    partners_N: Tensor | None = None
+    kept: float = 1.0
+    teacher_NK: Tensor | None = None
+    given_NK: Tensor | None = None
+    given_partners_NK: Tensor | None = None
+
+
+def kl(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
+    """KL divergence of the student's softmax from the teacher's, both at this temperature, as a mean over images.
+
+    There is no factor of temperature², as in RDED.
+    """
+    return F.kl_div(
+        F.log_softmax(student_NK / temperature, 1),
+        F.softmax(_teacher(targets) / temperature, 1),
+        reduction="batchmean",
+    )
+
+
+def mse(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
+    """Mean squared error of the logits, and a little cross-entropy of the images' own labels: EDC's."""
+    return F.mse_loss(student_NK, _teacher(targets)) + _CE_SHARE * F.cross_entropy(student_NK, targets.labels_N)
+
+
+def cross_entropy(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
+    """Cross-entropy of the labels, weighted by area where a batch is mixed; of soft ones where the set gives them."""
+    own, others = targets.labels_N, targets.partners_N
+    if targets.given_NK is not None:
+        own, others = targets.given_NK, targets.given_partners_NK
+    loss = targets.kept * F.cross_entropy(student_NK, own)
+    return loss if others is None else loss + (1 - targets.kept) * F.cross_entropy(student_NK, others)
+
+
+def _teacher(targets: Targets) -> Tensor:
+    if targets.teacher_NK is None:
+        raise ValueError("this loss needs a teacher's logits")
+    return targets.teacher_NK.float()
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {"kl": kl, "mse": mse, "ce": cross_entropy}
+"""By the name in a protocol: from the student's logits, float32, the targets and the temperature."""
+
