@@ -10,12 +10,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import ray
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from ddps_ray import judge, manifest, schemas, storage
+from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import Ticker, say
 from ddps_ray.diffusion import checkpoint
@@ -23,7 +22,7 @@ from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.diffusion.staging import MODEL_FOLDER, PRETRAINED
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline import cluster, trainers
+from ddps_ray.pipeline import cluster, trainers, trial
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
@@ -59,8 +58,7 @@ def _try(recipe: Recipe) -> None:
     """Says whether what was trained is a judge; what follows from it is stage `score`'s to say."""
     model = recipe.model.model_copy(update={"path": PRETRAINED, "revision": None})
     gpus = float(cluster.trains_on_gpus(recipe))
-    trial = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_calls=1)(judge.examine)
-    verdict = ray.get(trial.remote(recipe.model_copy(update={"model": model}), threads=cluster.cores()))
+    verdict = trial.verdict(recipe.model_copy(update={"model": model}), gpus, cluster.cores())
     say(f"pretrain: {verdict.line()}")
     if not verdict.is_judge:
         say(f"pretrain: warning: {verdict.reason()}")
