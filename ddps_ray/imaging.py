@@ -21,7 +21,8 @@ Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # What Pillow would warn of is refused by `decode` or harmless; filters are per process, and decoding is in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-_PIXELS_AT_ONCE = 2 * MAX_PIXELS
+# glibc keeps freed blocks of up to 32 MiB for the thread that had them; Pillow's are of 16, unless told otherwise.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,14 +55,15 @@ class _Room:
                 self._changed.notify_all()
 
 
-_ROOM = _Room(_PIXELS_AT_ONCE)
+ROOM = _Room(2 * MAX_PIXELS)
+"""Of `decode`."""
 
 
 def decode(data: bytes) -> Image.Image:
     """Decodes an image: the first picture, turned upright by its EXIF orientation, as 8-bit RGB on white.
 
-    Threads that together would decode more than two of the largest images wait for each other: one takes some 16
-    bytes a pixel. Metadata, whatever it is, costs no image; where it cannot be read, there is no orientation. docs/images.md says
+    Threads that together would decode more than two of the largest images wait: one takes some 16 bytes a pixel.
+    Metadata, whatever it is, costs no image; where it cannot be read, there is no orientation. docs/images.md says
     what becomes of each kind of samples.
 
     Raises:
@@ -74,7 +76,7 @@ def decode(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(pixels), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"more than {MAX_PIXELS} pixels")
-        with _ROOM.taken(image.width * image.height):
+        with ROOM.taken(image.width * image.height):
             rgb = colour.to_rgb(image)
             image.info.update(turns)
             return _upright(image, rgb)
