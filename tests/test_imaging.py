@@ -176,18 +176,19 @@ def test_thousands_of_compressed_texts_take_no_time(picture: Pixels, kind: bytes
     assert np.array_equal(pixels, picture)
 
 
-def test_the_largest_images_wait_until_fewer_than_two_are_decoded(picture: Pixels) -> None:
+def test_what_exceeds_two_of_the_largest_images_waits_for_room(picture: Pixels) -> None:
     def first_row(data: bytes) -> Any:
         return decoded(data)[:1, :2].tolist()[0]
 
-    largest, small = encoded(Image.new("1", (10_000, 10_000), 1), "PNG"), encoded(Image.fromarray(picture), "PNG")
+    largest = encoded(Image.new("1", (10_000, 10_000), 1), "PNG")
+    larger, small = encoded(Image.new("1", (100, 100), 1), "PNG"), encoded(Image.fromarray(picture), "PNG")
     with ThreadPoolExecutor(2) as threads, ExitStack() as held:
         for _ in range(3):  # cut ones hold nothing afterwards
             with pytest.raises(BadImage, match="cannot be decoded"):
                 imaging.decode(largest[:1000])
         for _ in range(2):
             held.enter_context(imaging.ROOM.taken(imaging.MAX_PIXELS - picture.size))
-        waiting = threads.submit(first_row, largest)
+        waiting = threads.submit(first_row, larger)
         assert threads.submit(first_row, small).result(60) == picture[0, :2].tolist()
         assert wait([waiting], 0.5).not_done
         held.close()
