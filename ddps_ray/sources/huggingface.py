@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import PurePosixPath
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -113,6 +114,7 @@ def _read(uri: str, stem: str, options: Options) -> _File:
             parquet.check_groups(uri, file.metadata, image)
             paths = _path_columns(schema, image)
             rows = file.read(columns=[label, *paths])
+            rows.validate(full=True)  # text that is not UTF-8
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
     labels, names = _checked_labels(uri, rows[label]), _base_names(rows, paths, stem)
@@ -162,8 +164,10 @@ def _checked_labels(uri: str, labels: pa.ChunkedArray) -> pa.ChunkedArray:
     kind = _value_type(labels.type)
     numbers = pa.types.is_integer(kind)
     labels = labels.cast(kind if numbers else pa.string())
-    if numbers and (place := pc.index(pc.greater(labels, _MOST), True).as_py()) >= 0:
-        raise UserError(f"data: {uri}: row {place} has the label {labels[place].as_py()}, over {_MOST}")
+    if numbers and kind.bit_width >= 32:
+        row = pc.index(pc.greater(labels, pa.scalar(_MOST, kind)), True).as_py()
+        if row >= 0:
+            raise UserError(f"data: {uri}: row {row} has the label {labels[row].as_py()}, over {_MOST}")
     labels = labels.cast(pa.int64()) if numbers else labels
     without = pc.fill_null(pc.less(labels, 0) if numbers else pc.equal(pc.utf8_trim_whitespace(labels), ""), True)
     if pc.any(without).as_py():
@@ -224,7 +228,7 @@ def _by_number(uri: str, label: str, listed: Mapping[str, Any]) -> list[Any]:
     if sorted(by_number) != list(range(len(listed))):
         raise UserError(
             f"data: {uri}: the names of the labels {label!r} in its metadata are not numbered from 0 to "
-            f"{len(listed) - 1}: {', '.join(sorted(listed)[:5])}"
+            f"{len(listed) - 1}: {', '.join(sorted(listed)[:5])[:80]}"
         )
     return [by_number[number] for number in range(len(listed))]
 
@@ -248,9 +252,9 @@ def _features(uri: str, schema: pa.Schema) -> dict[str, dict[str, Any]]:
         return {}
     except RecursionError as error:
         raise UserError(f"data: {uri}: its metadata {_METADATA.decode()!r} are nested too deeply") from error
-    if not isinstance(features, dict):
+    if not isinstance(features, dict | NoneType):
         raise UserError(f"data: {uri}: the features in its metadata {_METADATA.decode()!r} are no table of columns")
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    return {name: feature for name, feature in (features or {}).items() if isinstance(feature, dict)}
 
 
 def _rows(split: str, found: pa.Table, known: Classes) -> pa.Table:
