@@ -328,15 +328,13 @@ def _published(listed: Sequence[str]) -> dict[str, str]:
     """Returns the texts by class id of names that come with a data set."""
     if len(listed) == 1000 and (known := _as_imagenet(listed)):
         return known
-    if all(WNID.fullmatch(name) for name in listed):
-        return _default_names(list(listed))
     texts: dict[str, str] = {}
-    bare = _bare(listed)
+    words = _default_names(listed)
     for name in listed:
         class_id = safe(name)
         if class_id in texts:
             raise UserError(f"data: two of the data set's own classes are called {class_id!r}")
-        texts[class_id] = bare[name].replace("_", " ").strip() or class_id
+        texts[class_id] = words[name] or class_id
     return texts
 
 

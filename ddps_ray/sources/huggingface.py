@@ -108,12 +108,12 @@ def _read_all(root: str, paths: Sequence[str], options: Options) -> list[_File]:
 def _read(uri: str, stem: str, options: Options) -> _File:
     filesystem, place = storage.open_uri(uri)
     try:
-        with pq.ParquetFile(place, filesystem=filesystem, pre_buffer=True) as file:  # all row groups at once
+        with pq.ParquetFile(place, filesystem=filesystem) as file:
             schema = file.schema_arrow
             image, label = _image_column(uri, schema, options), _label_column(uri, schema, options)
             parquet.check_groups(uri, file.metadata, image)
             paths = _path_columns(schema, image)
-            rows = file.read(columns=[label, *paths])
+            rows = file.read(columns=[label, *paths], use_threads=False)  # Arrow's threads are as few as the cores
             rows.validate(full=True)  # text that is not UTF-8
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
