@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes
+from ddps_ray.sources import classes, imagefolder
+from ddps_ray.sources.listing import Options
 
 
 def test_a_wordnet_id_gets_its_first_imagenet_name_and_another_folder_its_own() -> None:
@@ -261,6 +262,18 @@ def test_a_wordnet_id_in_front_of_a_folder_is_known_to_a_teacher(tmp_path: Path)
     (tmp_path / "names.csv").write_text(f"{ids[0]},dog,n02102040\n{ids[1]},toy\n")
     assert classes.ordered(ids, classes.read(str(tmp_path / "names.csv"))).wnids == {**wnids, ids[0]: "n02102040"}
     assert classes.ordered(["001.n02085620", "002.cat"]).wnids == {}
+
+
+def test_folders_with_codes_at_any_depth(tmp_path: Path) -> None:
+    for leaf in ("1_toys/n02085620-Chihuahua", "1_toys/n02085782-Japanese_spaniel"):
+        (tmp_path / "train" / leaf).mkdir(parents=True)
+        (tmp_path / "train" / leaf / "1.jpg").write_bytes(b"x")
+    found = imagefolder.list_images(str(tmp_path), ["train"], options=Options(class_folders="leaf"))
+    assert {row["class_id"]: row["wnid"] for row in found.splits["train"].to_pylist()} == {
+        "1_toys_n02085620-Chihuahua": "n02085620",
+        "1_toys_n02085782-Japanese_spaniel": "n02085782",
+    }
+    assert list(found.class_texts.values()) == ["1 toys Chihuahua", "1 toys Japanese spaniel"]
 
 
 def test_a_long_name_is_judged_at_once() -> None:
