@@ -1,10 +1,12 @@
 """`ddps pretrain` on a real Ray Train: it makes a model that `ddps score` uses, and goes on after a SIGKILL."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from ddps_ray import config
 from ddps_ray.pipeline import index, pretrain, score
 from ddps_ray.storage import Run
+from tests.diffusion.test_pretraining import small_training
 from tests.faults.nodes import until
 
 
@@ -48,6 +51,41 @@ def test_a_pretrained_model_scores_its_data(scenes: Path, tmp_path: Path, capsys
     assert "pretrain: already finished" in capsys.readouterr().out
     score.run(recipe)
     assert Run(recipe.run_dir).require("score", "score")["scored"] == 120
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_whether_it_is_finished_is_asked_of_its_own_model(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = config.load(_write(tmp_path, scenes, 20))
+    index.run(recipe)
+    pretrain.run(recipe)
+    again = "it was finished, but its files are gone or damaged"
+    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "/nowhere/sd"})})
+    pretrain.run(other)
+    said = capsys.readouterr().out
+    assert "pretrain: already finished" in said
+    assert again not in said
+    shutil.rmtree(f"{recipe.run_dir}/pretrain/model")
+    bundled = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "quickstart"})})
+    pretrain.run(bundled)
+    assert again in capsys.readouterr().out
+    assert Path(recipe.run_dir, "pretrain", "model", "model_index.json").is_file()
+
+
+def test_the_loss_that_is_recorded_does_not_depend_on_the_clock(
+    scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def advanced(seconds: float) -> float:
+        training = small_training(scenes, vae_steps=73)
+        return pretrain._advance(training, 73, speak=True, seconds=seconds).loss
+
+    steps = small_training(scenes, vae_steps=73)
+    each = [steps.advance(1).loss for _ in range(73)]
+    assert advanced(1e9) == pytest.approx(fmean(each[-50:]), rel=1e-4)
+    assert capsys.readouterr().out.count("pretrain: vae step") == 2
+    assert advanced(0.0) == pytest.approx(fmean(each[-50:]), rel=1e-4)
+    assert capsys.readouterr().out.count("pretrain: vae step") == 15
 
 
 def test_a_killed_pretraining_goes_on_from_its_checkpoint(scenes: Path, tmp_path: Path) -> None:
