@@ -1,5 +1,4 @@
-"""What a person is told of a failure: one line for what is theirs to mend, None for a bug, and never to delete a file
-that is whole."""
+"""One line for a failure that is the user's to mend, none for a bug, and never the advice to delete a whole file."""
 
 import errno
 import os
@@ -36,7 +35,7 @@ def test_what_the_system_refuses_is_told_with_its_path_as_python_arrow_and_rust_
     reason = os.strerror(number)
     python = OSError(number, reason, "/runs/a/scores/0.parquet")
     arrow = OSError(f"Failed to open local file '/runs/a/scores/0.parquet'. Detail: [errno {number}] {reason}")
-    rust = Exception(f"SafetensorError: '/runs/a/scores/0.parquet': Os {{ code: {number}, message: {reason!r} }}")
+    rust = Exception(f"SafetensorError: '/runs/a/scores/0.parquet': Os {{ code: {number}, message: \"{reason}\" }}")
     for error in (python, arrow, rust):
         assert user_error(error, "/runs/a") == f"/runs/a/scores/0.parquet: {said}"
     part = OSError(number, reason, "/runs/a/scores/.0.parquet.5eed")  # of an atomic write

@@ -49,7 +49,10 @@ def run_dir(tmp_path: Path) -> Path:
         ("checkpoints/pack-5eed/1.pending.parquet", "delete it, and `ddps pack` makes it again"),
         ("quarantine/score.parquet", "delete it, and `ddps score` makes it again"),
         ("quarantine/pack.parquet", "delete it: only the report reads it, which then lists these images no more"),
-        ("quarantine/teacher-5eed.parquet", "delete it: only the report reads it, which then lists these images no more"),
+        (
+            "quarantine/teacher-5eed.parquet",
+            "delete it: only the report reads it, which then lists these images no more",
+        ),
         ("distilled/a/ipc=10/metadata.parquet", "delete it, and `ddps distill` makes it again"),
         ("evaluation/1.parquet", "delete it, and `ddps evaluate` makes it again"),
     ],

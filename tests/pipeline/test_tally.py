@@ -19,9 +19,11 @@ class Worker:
         self._tally.add(count, count / 2)
 
     def alive(self) -> bool:
+        """Answers once it has counted."""
         return True
 
     def add(self, count: int) -> None:
+        """Counts more."""
         self._tally.add(count)
 
 

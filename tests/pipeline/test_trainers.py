@@ -11,7 +11,7 @@ from ddps_ray.storage import Run
 
 
 def _rows(*uris: str) -> pa.Table:
-    columns = dict.fromkeys(("image_id", "uri"), list(uris))
+    columns = {key: list(uris) for key in ("image_id", "uri")}
     columns |= {"stage": ["evaluate"] * len(uris), "reason": ["empty file"] * len(uris)}
     return schemas.table(columns, schemas.QUARANTINE)
 
