@@ -138,7 +138,7 @@ def _advance(training: Pretraining, steps: int, *, speak: bool, seconds: float =
         seconds: The interval.
 
     Returns:
-        Where it stands, with the mean loss of the last `_SAID_EVERY` steps, whatever was said when.
+        Where it stands, with the mean loss of the last `_SAID_EVERY` steps of these, whatever was said when.
     """
     phase, ticker = training.phase, Ticker(seconds)
     last: deque[float] = deque(maxlen=_SAID_EVERY)
