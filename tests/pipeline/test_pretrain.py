@@ -13,6 +13,7 @@ import yaml
 from diffusers import StableDiffusionPipeline
 
 from ddps_ray import config
+from ddps_ray.config import Recipe
 from ddps_ray.pipeline import index, pretrain, score
 from ddps_ray.storage import Run
 from tests.diffusion.test_pretraining import small_training
@@ -41,36 +42,25 @@ def _write(folder: Path, scenes: Path, unet_steps: int) -> Path:
     return file
 
 
+def _with_model(recipe: Recipe, path: str) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": path})})
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_a_pretrained_model_scores_its_data(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = config.load(_write(tmp_path, scenes, 20))
     index.run(recipe)
     pretrain.run(recipe)
     StableDiffusionPipeline.from_pretrained(f"{recipe.run_dir}/pretrain/model")
-    pretrain.run(recipe)
-    assert "pretrain: already finished" in capsys.readouterr().out
+    for path in ("pretrained", "/nowhere/sd"):  # whichever model scores, it is this stage's own that counts
+        pretrain.run(_with_model(recipe, path))
+        said = capsys.readouterr().out
+        assert "pretrain: already finished" in said
+        assert "training it again" not in said
     score.run(recipe)
     assert Run(recipe.run_dir).require("score", "score")["scored"] == 120
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_whether_it_is_finished_is_asked_of_its_own_model(
-    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = config.load(_write(tmp_path, scenes, 20))
-    index.run(recipe)
-    pretrain.run(recipe)
-    again = "it was finished, but its files are gone or damaged"
-    other = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "/nowhere/sd"})})
-    pretrain.run(other)
-    said = capsys.readouterr().out
-    assert "pretrain: already finished" in said
-    assert again not in said
     shutil.rmtree(f"{recipe.run_dir}/pretrain/model")
-    bundled = recipe.model_copy(update={"model": recipe.model.model_copy(update={"path": "quickstart"})})
-    pretrain.run(bundled)
-    assert again in capsys.readouterr().out
-    assert Path(recipe.run_dir, "pretrain", "model", "model_index.json").is_file()
+    assert not pretrain._is_whole(_with_model(recipe, "quickstart"), Run(recipe.run_dir))
 
 
 def test_the_loss_that_is_recorded_does_not_depend_on_the_clock(
