@@ -126,8 +126,7 @@ def _distil_class(
     except Exception as error:
         if told := lasting_error(error, run_dir):  # a disk: the other classes need it, too
             raise UserError(told) from error
-        shards = [storage.open_uri(Run(run_dir).path("scores", name))[1] for name in row["shards"]]
-        error.add_note(f"while reading {', '.join(shards)}")  # Arrow does not always name the file that is damaged
+        error.add_note(f"while reading {', '.join(row['shards'])}")  # Arrow does not always name what is damaged
         raise
     return {"class_id": row["class_id"], "problem": problem}
 

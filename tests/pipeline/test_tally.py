@@ -1,6 +1,6 @@
 """What workers have done is added up while their tasks still run, and a replaced or forgotten one counts right."""
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import ray
@@ -27,14 +27,13 @@ class Worker:
         self._tally.add(count)
 
 
-@pytest.fixture
-def worker() -> Callable[..., object]:
-    return ray.remote(num_cpus=0)(Worker).remote
+def _worker(name: str, count: int) -> Any:
+    return ray.remote(num_cpus=0)(Worker).remote(name, count)
 
 
-def test_the_counts_of_living_workers_are_added_and_each_name_is_its_own(worker: Callable[..., object]) -> None:
-    workers = [worker("a", 2), worker("a", 4), worker("b", 100)]
-    ray.get([each.alive.remote() for each in workers])  # type: ignore[attr-defined]
+def test_the_counts_of_living_workers_are_added_and_each_name_is_its_own() -> None:
+    workers = [_worker("a", 2), _worker("a", 4), _worker("b", 100)]
+    ray.get([each.alive.remote() for each in workers])
     assert tally.total("a") == (6, 3.0)
     assert tally.total("b") == (100, 50.0)
     tally.forget("a")
@@ -43,19 +42,19 @@ def test_the_counts_of_living_workers_are_added_and_each_name_is_its_own(worker:
     tally.forget("b")
 
 
-def test_what_a_dead_worker_did_still_counts(worker: Callable[..., object]) -> None:
-    first = worker("c", 3)
-    ray.get(first.alive.remote())  # type: ignore[attr-defined]
+def test_what_a_dead_worker_did_still_counts() -> None:
+    first = _worker("c", 3)
+    ray.get(first.alive.remote())
     ray.kill(first)
-    second = worker("c", 5)
-    ray.get(second.alive.remote())  # type: ignore[attr-defined]
+    second = _worker("c", 5)
+    ray.get(second.alive.remote())
     assert tally.total("c")[0] == 8
     tally.forget("c")
 
 
-def test_messages_are_a_second_apart_at_least(worker: Callable[..., object]) -> None:
-    one = worker("d", 1)
-    ray.get(one.add.remote(10))  # type: ignore[attr-defined]
+def test_messages_are_a_second_apart_at_least() -> None:
+    one = _worker("d", 1)
+    ray.get(one.add.remote(10))
     assert tally.total("d")[0] == 1
     tally.forget("d")
 
