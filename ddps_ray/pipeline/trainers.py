@@ -163,9 +163,12 @@ def saved_state(run: Run, name: str) -> dict[str, Any] | None:
     if saved is None:
         return None
     with saved.as_directory() as folder:
-        state = (Path(folder) / _STATE_FILE).read_bytes()
+        return _loaded(Path(folder) / _STATE_FILE, run, name)
+
+
+def _loaded(file: Path, run: Run, name: str) -> dict[str, Any]:
     try:
-        return dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+        return dict(torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True))
     except Exception as error:  # torch knows a dozen ways in which it can be damaged
         raise UserError(_begin_anew(run, name, first_line(error))) from error
 
