@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from ddps_ray import __version__
+from ddps_ray import __version__, interruption
 from ddps_ray.console import say
 
 Option = tuple[str, dict[str, Any]]
@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     places: list[str] = []
     try:
+        interruption.take_sigterm()
         return _do(args, places)
     except KeyboardInterrupt:
         print("ddps: interrupted; the same command goes on from here", file=sys.stderr, flush=True)

@@ -3,8 +3,6 @@
 import logging
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +10,7 @@ from pathlib import Path
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 
+from ddps_ray import interruption
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import noise
@@ -49,9 +48,7 @@ def connect(recipe: Recipe) -> None:
     context.enable_progress_bars = False
     context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
     noise.leave_out()
-    if threading.current_thread() is threading.main_thread():
-        # As `ray job stop` sends it: as Ctrl-C. Ray's own way prints a stack, and aborts the process 3 s later.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption.take_sigterm()  # Ray's own way prints a stack, and aborts the process 3 s later
 
 
 def _check_room(folder: Path) -> None:

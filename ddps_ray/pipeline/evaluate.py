@@ -131,7 +131,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
             storage.write_table(target.path(FOLDER, group.file(recipe, seed)), schemas.table(row, schemas.EVALUATION))
             say(f"{group.stage(recipe)}, seed {seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
     if val is not None:
-        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE))
+        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE), val.bad_class_ids())
 
 
 def _validate(network: nn.Module, val: data.Pictures, device: torch.device, progress: Tally) -> float:

@@ -79,7 +79,7 @@ def train(recipe: Recipe) -> None:
 
     teachers.train(model, pictures, cfg, size, checkpoint, trainers.saved_state(target, STAGE), share)
     if share.rank == 0:
-        trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE))
+        trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE), pictures.bad_class_ids())
         network = training.unwrapped(model)
         teachers.save(network, target.path(STAGE), cfg.model, classes, _accuracy(recipe, target, network, classes))
 
