@@ -305,7 +305,22 @@ def _parsed(uri: str) -> dict[str, Any]:
         raise UserError(
             f"{uri} was written by ddps_ray {by} in layout {layout}; this one, {__version__}, reads up to {LAYOUT}"
         )
+    record["stages"] = {_respelled(stage): _with_root(entry) for stage, entry in record["stages"].items()}
     return record
+
+
+def _respelled(stage: str) -> str:
+    """The name of a stage; in one of before URIs had one spelling, that of a URI."""
+    kind, slash, place = stage.partition("/")
+    return kind + slash + uris.recorded(place) if uris.is_uri(place) else stage
+
+
+def _with_root(entry: dict[str, Any]) -> dict[str, Any]:
+    """A stage's entry, with the one spelling of the data set's URI."""
+    settings = entry["settings"]
+    if not uris.is_uri(str(settings.get("root"))):
+        return entry
+    return entry | {"settings": settings | {"root": uris.recorded(settings["root"])}}
 
 
 def _now() -> str:

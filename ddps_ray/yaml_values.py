@@ -172,7 +172,8 @@ class _Walk:
         if isinstance(node, yaml.ScalarNode):
             self._scalar(node, kind, path, line)
         else:
-            self._note(path, line, kind=_FLOWS.get(kind, "") if node.flow_style else "")
+            flow = isinstance(node, yaml.CollectionNode) and node.flow_style
+            self._note(path, line, kind=_FLOWS.get(kind, "") if flow else "")
             if kind not in _READ:
                 raise self._wrong(line, path, f"YAML's {node.tag} is not read")
             if isinstance(node, yaml.MappingNode):
