@@ -5,10 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.faults import nodes
 
 WAIT = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
-LISTS = ("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands")
+LISTS: tuple[str, ...] = (
+    "cluster_synced_files",
+    "rsync_exclude",
+    "rsync_filter",
+    "initialization_commands",
+    "setup_commands",
+)
 LISTS += ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
 CODE = """
 import ddps_ray.pipeline.score
@@ -53,7 +61,10 @@ print(cluster.gpus(), cluster.trains_on_gpus(recipe), trainers.slots(4, recipe))
 """
 
 
-def test_workers_are_not_too_many_where_an_autoscaler_brings_their_nodes(tmp_path: Path) -> None:
+def test_workers_are_not_too_many_where_an_autoscaler_brings_their_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(nodes.ENVIRONMENT, "RAY_FAKE_CLUSTER", "1")  # nodes that exist in name only
     (tmp_path / "nodes.yaml").write_text(NODES + "".join(f"{key}: []\n" for key in LISTS))
     with nodes.cluster(0, f"--autoscaling-config={tmp_path / 'nodes.yaml'}") as made:
         asked = subprocess.run([sys.executable, "-c", ASK, made.address], env=nodes.ENVIRONMENT, capture_output=True)
