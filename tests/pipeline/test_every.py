@@ -1,27 +1,15 @@
-"""All stages in one: what is checked beforehand is what is left to do, and a finished run is left alone."""
+"""All stages in one: what is checked beforehand is what is left to do."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ddps_ray import config
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import every, trainers
 from tests.students import inputs
-
-TINY = {"arch": "convnet2", "width": 8}
-AGAIN = """
-import sys, ray
-from ddps_ray import cli
-code = cli.main(["run", "--config", sys.argv[1]])
-print("Ray was", "started" if ray.is_initialized() else "not started")
-sys.exit(code)
-"""
 
 
 def _values(run_dir: Path, root: str = "unused", **sections: Any) -> dict[str, Any]:
@@ -59,23 +47,3 @@ def test_too_many_workers_are_refused_where_no_more_come(tmp_path: Path) -> None
     with pytest.raises(UserError, match="workers: 5 workers need 5 CPUs, the cluster has 4"):
         trainers.slots(5, _recipe(tmp_path))
     assert trainers.slots(5, _recipe(tmp_path, train_on_gpus=True)) == 1, "GPUs come when they are asked for"
-
-
-def test_a_finished_run_starts_no_ray(scenes: Path, tmp_path: Path) -> None:
-    values = _values(
-        tmp_path / "run",
-        str(scenes),
-        score={"size": 64, "patch": 32, "pairs": 1, "judge": "skip"},
-        distill={"sets": {"a": {"ipc": [1], "classes": ["ball", "gem"]}}, "clusters": 2, "size": 32},
-        teacher={"weights": "trained", "model": TINY, "epochs": 1},
-        evaluate={"size": 16, "students": [TINY], "seeds": [0], "epochs": 1},
-    )
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(values))
-    first, second = (
-        subprocess.run([sys.executable, "-c", AGAIN, str(file)], capture_output=True, text=True) for _ in range(2)
-    )
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.endswith("Ray was started\n")
-    assert second.returncode == 0, second.stderr
-    assert second.stdout.endswith("Ray was not started\n")
