@@ -30,7 +30,7 @@ def place(uri: str) -> str:
     """Makes a local path absolute; leaves a URI as it is.
 
     Raises:
-        UserError: It holds a secret.
+        UserError: It holds a secret, or cannot be meant as it is written.
     """
     if found := _SECRET.match(uri):
         raise UserError(
@@ -46,7 +46,7 @@ def lasting(uri: str) -> str:
     Raises:
         UserError: It would be in the job's own folder, or holds a secret.
     """
-    relative = not uris.is_uri(uri) and not Path(uri).expanduser().is_absolute()
+    relative = not uris.is_uri(uri) and not storage.expanded(uri).is_absolute()
     if relative and _JOB_FOLDER in Path.cwd().parts:
         raise UserError(
             f"{uri}: a relative path in a submitted job is in the job's own folder, which other nodes do not see and "
@@ -75,7 +75,7 @@ def _checked_by(work: Callable[[str], str]) -> AfterValidator:
 
 
 def _folder_or_name(path: str) -> str:
-    return place(path) if uris.is_uri(path) or Path(path).expanduser().is_dir() else path
+    return place(path) if uris.is_uri(path) or storage.expanded(path).is_dir() else path
 
 
 Place = Annotated[str, _checked_by(place)]
@@ -94,6 +94,8 @@ def _number(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_number)]
 PositiveInt = Annotated[Int, Field(gt=0)]
+Seed = Annotated[Int, Field(ge=0, lt=2**31)]
+"""What a column of 32 bits holds, as that of `schemas.EVALUATION`."""
 Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
@@ -151,7 +153,7 @@ class Data(Section):
     or the development kit's numbers with meta.mat beside them); by default looked for in the root."""
     per_class: PositiveInt | None = None
     """Train on a random subset of so many images a class (paper, Fig. 6); null takes all."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of that subset."""
 
     @model_validator(mode="after")
@@ -245,7 +247,7 @@ class DistilledSet(Section):
     """Images per class."""
     classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of k-means, or of the random choice."""
 
 
@@ -303,7 +305,7 @@ class Teacher(Section):
     """Its peak learning rate (AdamW, cosine to zero)."""
     crop_scale: tuple[Fraction, Fraction] = (0.25, 1.0)
     """Area of its random crops, so that it knows patches too."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -320,7 +322,7 @@ class Evaluate(Section):
     """Names of distilled sets; null takes all."""
     ipc: Several[PositiveInt] | None = None
     """IPCs to evaluate; null takes all that the sets have."""
-    seeds: Several[Int] = (0, 1, 2, 3, 4)
+    seeds: Several[Seed] = (0, 1, 2, 3, 4)
     """One student for each."""
     epochs: PositiveInt = 300
     """Passes over the distilled set."""
@@ -378,7 +380,7 @@ class Pretrain(Section):
     """Mirror half of the images."""
     checkpoint_every: PositiveInt = 250
     """Steps between checkpoints."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of weights, noise and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -413,7 +415,7 @@ class Recipe(Section):
 
     run_dir: Annotated[str, _checked_by(_run_dir)]
     """Folder or URI that the run's files go to."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of the noise and time steps of scoring, with each image's id."""
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""

@@ -36,10 +36,10 @@ def run(recipe: Recipe) -> None:
     """Trains the model on the training split and puts it into the run directory.
 
     Raises:
-        UserError: The data set is not indexed, or has no usable image.
+        UserError: The data set is not indexed, or has no usable image or no such split.
     """
     run = storage.Run(recipe.run_dir)
-    run.require("index", "index")
+    manifest.indexed(run, recipe.data.train)
     settings = recipe.pretrain
     if run.claim(STAGE, _settings(recipe)):
         if _is_whole(recipe, run):
@@ -49,7 +49,7 @@ def run(recipe: Recipe) -> None:
         run.reopen(STAGE)
     say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(MODEL_FOLDER)}")
     cluster.connect(recipe)
-    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, cluster.trains_on_gpus(recipe))
+    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, recipe)
     run.finish(STAGE, json.loads(storage.read_bytes(run.path(STAGE, _RESULT))))
     say(f"pretrain: the model is in {run.path(MODEL_FOLDER)}")
     _try(recipe)

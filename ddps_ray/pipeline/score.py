@@ -64,6 +64,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
             too many images fail.
     """
     run = Run(recipe.run_dir)
+    manifest.indexed(run, recipe.data.train)
     indexed = run.require("index", "index")
     if recipe.model.path == checkpoints.PRETRAINED:
         run.require("pretrain", "pretrain")

@@ -24,6 +24,7 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from torch import nn
 
 from ddps_ray import storage
+from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
@@ -63,20 +64,21 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
 
 
-def slots(workers: int, gpu: bool) -> int:
+def slots(workers: int, recipe: Recipe) -> int:
     """How many trainings of so many workers the cluster can hold at the same time: one GPU a worker, or one CPU.
 
-    Where GPUs are asked for and none is there yet, one: the autoscaler brings it.
+    Where too few are there and more come when they are asked for, one.
 
     Raises:
         UserError: Not even one.
     """
-    if gpu and not cluster.gpus():
-        return 1
+    gpu = cluster.trains_on_gpus(recipe)
     kind, have = ("GPUs", cluster.gpus()) if gpu else ("CPUs", _cpus())
-    if workers > have:
-        raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
-    return int(have // workers)
+    if workers <= have:
+        return int(have // workers)
+    if (gpu and recipe.train_on_gpus) or cluster.grows():
+        return 1
+    raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
 
 
 def fit(
@@ -85,7 +87,7 @@ def fit(
     run: Run,
     name: str,
     workers: int,
-    gpu: bool,
+    recipe: Recipe,
     together: int = 1,
 ) -> None:
     """Runs `work(**arguments)` on Ray Train workers; one that dies is started again, from its checkpoint if it has one.
@@ -99,7 +101,7 @@ def fit(
         run: Where checkpoints go.
         name: Of the training; safe as a file name.
         workers: Number of workers.
-        gpu: Whether each asks for a GPU.
+        recipe: Says whether each asks for a GPU.
         together: Trainings that run at the same time.
 
     Raises:
@@ -107,14 +109,14 @@ def fit(
         Unreadable: Workers have met what can be a damaged file of the run.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
-    slots(workers, gpu)
+    slots(workers, recipe)
     _check_snapshot(run, name)
     threads = max(1, int(_cpus() // (workers * together)))
     filesystem, folder = storage.open_uri(run.path(CHECKPOINTS))
     trainer = Trainer(
         _guarded,
         train_loop_config={"work": work, "arguments": arguments, "threads": threads, "run_dir": run.uri},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cluster.trains_on_gpus(recipe)),
         # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
         run_config=RunConfig(

@@ -100,12 +100,12 @@ class Node:
 class Cluster:
     """A head without GPUs, and workers with one each."""
 
-    def __init__(self) -> None:
-        """Starts the head only."""
+    def __init__(self, *options: str) -> None:
+        """Starts the head only, with more options of `ray start`."""
         self._temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
         self._port = free_port()
-        options = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
-        self.head = Node(*options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
+        own = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
+        self.head = Node(*own, *options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
         self.workers: list[Node] = []
         until(self._answers, "the head")
 
@@ -140,9 +140,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[Cluster]:
-    """A cluster that is gone afterwards."""
-    made = Cluster()
+def cluster(workers: int, *options: str) -> Iterator[Cluster]:
+    """A cluster that is gone afterwards; its head has more options of `ray start`."""
+    made = Cluster(*options)
     try:
         for _ in range(workers):
             made.add_worker()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddps_ray import cli, imaging, manifest, schemas
+from ddps_ray import cli, imaging, manifest, schemas, storage
 from ddps_ray.config import Recipe, parse
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.scorer import Item, Scorer
@@ -171,6 +171,18 @@ def test_four_actors_other_batches_and_another_order_give_the_same_scores_and_th
 def test_scoring_before_indexing_names_the_command(tiny_sd: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ddps index` first"):
         score.run(_recipe(tmp_path / "run", tmp_path, tiny_sd))
+
+
+def test_a_split_that_is_not_indexed_leaves_the_stage_free(finished: Recipe, tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    indexed = Run(finished.run_dir).record()["stages"]["index"]
+    storage.write_json(run.path("run.json"), {"stages": {"index": indexed}})
+    wrong = finished.model_copy(
+        update={"run_dir": run.uri, "data": finished.data.model_copy(update={"train": "trian"})}
+    )
+    with pytest.raises(UserError, match=r"^data\.train: the index in .*run has no split 'trian'$"):
+        score.run(wrong)
+    assert run.record()["stages"].keys() == {"index"}
 
 
 def test_a_hundred_photographs_of_all_sizes(shared: Path, tiny_sd: Path, tmp_path: Path) -> None:
