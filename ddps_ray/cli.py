@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from ddps_ray import __version__
+from ddps_ray import __version__, interruption
 from ddps_ray.console import say
 
 Option = tuple[str, dict[str, Any]]
@@ -45,6 +45,8 @@ _USED: Option = (
     {"type": float, "default": 0.35, "metavar": "F", "help": "share of the GPU's peak that is reached (%(default)s)"},
 )
 
+_JUDGE: Option = ("--judge", {"action": "store_true", "help": "try the judge here, even if that takes long"})
+
 COMMANDS = {
     "run": Command("ddps_ray.pipeline.every", "go through all stages that the recipe needs"),
     "index": Command(
@@ -54,7 +56,11 @@ COMMANDS = {
         {"--per-class": "data.per_class", "--seed": "data.seed"},
     ),
     "pack": Command("ddps_ray.pipeline.pack", "copy the images of an index into a few Parquet files", (_OUT,)),
-    "plan": Command("ddps_ray.planning", "say what scoring would take; nothing is started", (_GPU, _PRICE, _USED)),
+    "plan": Command(
+        "ddps_ray.planning",
+        "say what scoring would take, and try the judge where that is quick; no Ray is started",
+        (_GPU, _PRICE, _USED, _JUDGE),
+    ),
     "pretrain": Command(
         "ddps_ray.pipeline.pretrain", "train a small diffusion model, where model.path is `pretrained`"
     ),
@@ -104,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     places: list[str] = []
     try:
+        interruption.take_sigterm()
         return _do(args, places)
     except KeyboardInterrupt:
         print("ddps: interrupted; the same command goes on from here", file=sys.stderr, flush=True)

@@ -33,7 +33,7 @@ def place(uri: str) -> str:
     """Makes a local path absolute; leaves a URI as it is.
 
     Raises:
-        UserError: It holds a secret.
+        UserError: It holds a secret, or cannot be meant as it is written.
     """
     if found := _SECRET.match(uri):
         raise UserError(
@@ -49,7 +49,7 @@ def lasting(uri: str) -> str:
     Raises:
         UserError: It would be in the job's own folder, or holds a secret.
     """
-    relative = not uris.is_uri(uri) and not Path(uri).expanduser().is_absolute()
+    relative = not uris.is_uri(uri) and not storage.expanded(uri).is_absolute()
     if relative and _JOB_FOLDER in Path.cwd().parts:
         raise UserError(
             f"{uri}: a relative path in a submitted job is in the job's own folder, which other nodes do not see and "
@@ -78,7 +78,7 @@ def _checked_by(work: Callable[[str], str]) -> AfterValidator:
 
 
 def _folder_or_name(path: str) -> str:
-    return place(path) if uris.is_uri(path) or Path(path).expanduser().is_dir() else path
+    return place(path) if uris.is_uri(path) or storage.expanded(path).is_dir() else path
 
 
 Place = Annotated[str, _checked_by(place)]
@@ -97,6 +97,8 @@ def _number(value: Any) -> Any:
 
 Int = Annotated[int, BeforeValidator(_number)]
 PositiveInt = Annotated[Int, Field(gt=0)]
+Seed = Annotated[Int, Field(ge=0, lt=2**31)]
+"""What a column of 32 bits holds, as that of `schemas.EVALUATION`."""
 Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
@@ -157,7 +159,7 @@ class Data(Section):
     or the development kit's numbers with meta.mat beside them); by default looked for in the root."""
     per_class: PositiveInt | None = None
     """Train on a random subset of so many images a class (paper, Fig. 6); null takes all."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of that subset."""
 
     @model_validator(mode="after")
@@ -253,7 +255,7 @@ class DistilledSet(Section):
     """Class ids of a subset; null takes all."""
     composition: Literal["auto", "mosaic", "single"] = "auto"
     """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of k-means, or of the random choice."""
 
 
@@ -339,7 +341,7 @@ class Teacher(Section):
     """Its peak learning rate (AdamW, cosine to zero)."""
     crop_scale: Scale = (0.25, 1.0)
     """Area of its random crops, so that it knows patches too."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -391,7 +393,7 @@ class Evaluate(Section):
     """Train on the whole training split, too, as a set called `whole`: what all distillation is measured against."""
     ipc: Several[PositiveInt] | None = None
     """IPCs to evaluate; null takes all that the sets have."""
-    seeds: Several[Int] = (0, 1, 2, 3, 4)
+    seeds: Several[Seed] = (0, 1, 2, 3, 4)
     """One student for each."""
     protocols: Several[Literal["rded", "fkd", "edc", "minimax", "hard"]] = ("rded",)
     """How students are trained: presets, of which the settings below, up to `ema`, change a part."""
@@ -475,7 +477,7 @@ class Pretrain(Section):
     """Mirror half of the images."""
     checkpoint_every: PositiveInt = 250
     """Steps between checkpoints."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of weights, noise and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
@@ -514,7 +516,7 @@ class Recipe(Section):
 
     run_dir: Annotated[str, _checked_by(_run_dir)]
     """Folder or URI that the run's files go to."""
-    seed: Int = 0
+    seed: Seed = 0
     """Seed of the noise and time steps of scoring, with each image's id."""
     address: str | None = None
     """Address of a Ray cluster; null joins the one this job was submitted to, or starts Ray on this machine."""

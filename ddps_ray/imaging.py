@@ -1,8 +1,10 @@
 """Image bytes to upright RGB at the size at which they are scored; what cannot be used is a BadImage with a reason."""
 
 import io
+import threading
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -11,13 +13,16 @@ from ddps_ray.errors import BadImage, first_line
 
 MAX_PIXELS = 100_000_000
 """An image of more pixels is refused before it is decompressed."""
+# Of Pillow's formats those of photographs; for others it would start programs, such as Ghostscript, on what is read.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""What is decoded, by Pillow's names."""
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 # What Pillow would warn of is refused by `decode` or harmless; filters are per process, and decoding is in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-# Of Pillow's formats those of photographs; for others it would start programs, such as Ghostscript, on what is read.
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# glibc keeps freed blocks of up to 32 MiB for the thread that had them; Pillow's are of 16, unless told otherwise.
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,9 +34,35 @@ _UPRIGHT = {
 }
 
 
+class _Room:
+    """Pixels that all threads of a process may decode at one time."""
+
+    def __init__(self, pixels: int) -> None:
+        self._free = pixels
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, pixels: int) -> Iterator[None]:
+        """Waits until so many are free, and holds them."""
+        with self._changed:
+            self._changed.wait_for(lambda: pixels <= self._free)
+            self._free -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += pixels
+                self._changed.notify_all()
+
+
+ROOM = _Room(2 * MAX_PIXELS)
+"""Of `decode`."""
+
+
 def decode(data: bytes) -> Image.Image:
     """Decodes an image: the first picture, turned upright by its EXIF orientation, as 8-bit RGB on white.
 
+    Threads that together would decode more than two of the largest images wait: one takes some 16 bytes a pixel.
     Metadata, whatever it is, costs no image; where it cannot be read, there is no orientation. docs/images.md says
     what becomes of each kind of samples.
 
@@ -42,12 +73,13 @@ def decode(data: bytes) -> Image.Image:
         raise BadImage("empty file")
     pixels, turns = metadata.split(data)
     try:
-        image = Image.open(io.BytesIO(pixels), formats=_FORMATS)
+        image = Image.open(io.BytesIO(pixels), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise BadImage(f"more than {MAX_PIXELS} pixels")
-        rgb = colour.to_rgb(image)
-        image.info.update(turns)
-        return _upright(image, rgb)
+        with ROOM.taken(image.width * image.height):
+            rgb = colour.to_rgb(image)
+            image.info.update(turns)
+            return _upright(image, rgb)
     except UnidentifiedImageError as error:
         raise BadImage(_unidentified(pixels)) from error
     except Image.DecompressionBombError as error:
@@ -91,7 +123,7 @@ def crop(image: Image.Image, box: tuple[int, int, int, int], size: int) -> Image
 
 def _unidentified(data: bytes) -> str:
     """Asks the format whose mark the file begins with why it does not open it, which Image.open keeps to itself."""
-    for name in _FORMATS:
+    for name in FORMATS:
         factory, accepts = Image.OPEN[name]
         if accepts is None or accepts(data[:16]) is not True:
             continue

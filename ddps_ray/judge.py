@@ -4,9 +4,10 @@ import math
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count, groupby
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from ddps_ray.storage import Run
 from ddps_ray.verdict import Verdict, wilson
 
 WANTED = 100
-"""Comparisons that are made; up to four times as many where they leave open whether it is chance."""
+"""Images that are tried; four times as many where these leave open whether it is chance."""
 
+_MOST = 4 * WANTED
 _MOST_PAIRS = 10
 _MOST_RIVALS = 4
 _ROUND = 10
@@ -41,8 +43,8 @@ _SHIFTED = 0.75  # of the images; where labels are in disorder, the next class's
 def examine(recipe: Recipe, folder: Path | None = None, threads: int | None = None) -> Verdict:
     """Tries the recipe's model on about a hundred images of the training split, spread over the classes.
 
-    The images, and the class against which each own one competes, follow from the seed and their ids. It takes a minute
-    at most, besides loading the model.
+    The images, and the classes against which each own one competes, follow from the seed and their ids. It takes about
+    a minute, besides loading the model and reading the images; more only where 20 images take longer.
 
     Args:
         recipe: The recipe, its model pinned.
@@ -57,8 +59,7 @@ def examine(recipe: Recipe, folder: Path | None = None, threads: int | None = No
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and threads is not None:
         torch.set_num_threads(threads)
-    examination = _Examination(recipe, run, folder, device)
-    return examination.verdict()
+    return _Examination(recipe, run, folder, device).verdict()
 
 
 def doubts(folder: Path, settings: Score, texts: Mapping[str, str]) -> list[str]:
@@ -68,12 +69,21 @@ def doubts(folder: Path, settings: Score, texts: Mapping[str, str]) -> list[str]
     return found + suitability.doubts(folder, settings, texts)
 
 
+@dataclass(frozen=True)
+class _Match:
+    """An image, and the names that compete on it, its own class's first."""
+
+    image_id: str
+    uri: str
+    names: tuple[str, ...]
+
+
 class _Examination:
     def __init__(self, recipe: Recipe, run: Run, folder: Path, device: torch.device) -> None:
-        self._recipe = recipe
+        self._recipe, self._device = recipe, device
         rows = manifest.classes(run, recipe.data.train).to_pylist()
         self._texts = {row["class_id"]: row["class_text"] for row in rows}
-        self._images = _spread(recipe, run, list(self._texts))
+        self._matches = _draw(recipe, run, self._texts)
         loaded = checkpoints.load(folder, recipe.model.dtype, device)
         self._cost = flops_per_image(folder, recipe.score, recipe.score.size, recipe.score.size)
         affordable = _SECONDS * REACHED[device.type == "cuda"] / (2 * WANTED * self._cost.unet / self._cost.unet_calls)
@@ -83,64 +93,64 @@ class _Examination:
 
     def verdict(self) -> Verdict:
         """Compares until it is clear, or time is up."""
-        others = len(set(self._texts.values())) - 1
-        rivals = min(others, _MOST_RIVALS, max(1, math.ceil(WANTED / max(1, len(self._images)))))
         found: list[Contest] = []
         used: list[Item] = []
-        for items in self._items():
-            held = self._contests.hold(items, [self._competing(item, rivals) for item in items])
-            found, used = [*found, *held], [*used, *items]
-            if self._enough(found, rivals):
+        looked, spent = False, 0.0
+        for items, names in self._read():
+            begun = time.monotonic()
+            found += self._contests.hold(items, names)
+            used += items
+            spent += time.monotonic() - begun
+            if spent > _SECONDS and len(found) >= _LEAST:
                 break
+            # Whoever looks often finds what he looks for: twice at most, so that a guess passes in 5 % at most.
+            if len(found) >= WANTED and not looked:
+                looked = True
+                if self._sum(found).is_better_than_chance:
+                    break
         if not found:
-            raise UserError(f"data: none of {len(self._images)} images that were tried can be used; see `ddps plan`")
+            raise UserError(f"data: none of {len(self._matches)} images that were tried can be used; see `ddps plan`")
         verdict = self._sum(found)
         return verdict if verdict.is_judge else replace(verdict, causes=self._causes(verdict, used))
 
-    def _enough(self, found: list[Contest], rivals: int) -> bool:
-        verdict = self._sum(found)
-        done = verdict.comparisons if rivals else verdict.images
-        return (done >= WANTED and not verdict.is_chance) or done >= 4 * WANTED or (self._late() and done >= _LEAST)
-
-    def _late(self) -> bool:
-        return time.monotonic() - self._begun > _SECONDS
-
-    def _items(self) -> Iterator[list[Item]]:
-        """The images that can be used, a few at a time."""
+    def _read(self) -> Iterator[tuple[list[Item], list[tuple[str, ...]]]]:
+        """The images that can be used, a few at a time, as many names to each of them."""
         settings = self._recipe.score
-        self._begun = time.monotonic()
-        for start in range(0, len(self._images), _ROUND):
-            rows = self._images[start : start + _ROUND]
-            read = attempt(
-                (row["uri"] for row in rows),
-                lambda image: imaging.scale(image, settings.size, self._factor, settings.max_aspect),
-            )
-            yield [
-                Item(row["image_id"], self._texts[row["class_id"]], np.asarray(image))
-                for row, image in zip(rows, read, strict=True)
-                if not isinstance(image, BadImage)
-            ]
+        for _, group in groupby(self._matches, key=lambda match: len(match.names)):
+            alike = list(group)
+            for start in range(0, len(alike), _ROUND):
+                matches = alike[start : start + _ROUND]
+                read = attempt(
+                    (match.uri for match in matches),
+                    lambda image: imaging.scale(image, settings.size, self._factor, settings.max_aspect),
+                )
+                usable = [pair for pair in zip(matches, read, strict=True) if not isinstance(pair[1], BadImage)]
+                items = [Item(match.image_id, match.names[0], np.asarray(image)) for match, image in usable]
+                yield items, [match.names for match, _ in usable]
 
-    def _competing(self, item: Item, rivals: int) -> list[str]:
-        others = sorted(set(self._texts.values()) - {item.class_text})
-        return [item.class_text, *random.Random(f"{self._recipe.seed}/{item.image_id}").sample(others, rivals)]
-
-    def _sum(self, found: list[Contest]) -> Verdict:
+    def _sum(self, contests: list[Contest]) -> Verdict:
+        found = [contest for contest in contests if contest.is_finite]
         outcomes = [np.sign(other - own) for own, *others in (each.errors_K for each in found) for other in others]
         cost = self._cost
         calls = cost.unet_calls * cost.total / cost.unet  # the VAE's and the feature's operations as calls of the U-Net
         return Verdict(
             images=len(found),
+            broken=len(contests) - len(found),
             comparisons=len(outcomes),
             right=int(len(outcomes) + sum(outcomes)) // 2,  # of equal errors half
             timestep=self._contests.timestep,
-            error=sum(contest.middle for contest in found) / max(1, len(found)),
-            misread=sum(contest.misread for contest in found) / max(1, len(found)),
-            seconds=calls * median(contest.seconds for contest in found) if found else math.inf,
+            error=fmean(contest.middle for contest in found) if found else 1.0,
+            misread=fmean(contest.misread for contest in found) if found else 1.0,
+            seconds=calls * median(contest.seconds for contest in contests),
+            device=self._device.type,
         )
 
     def _causes(self, verdict: Verdict, items: list[Item]) -> tuple[str, ...]:
         """Likely causes, in the order in which they are easily mended."""
+        if verdict.is_broken:
+            dtype = self._recipe.model.dtype
+            remedy = "damaged weights" if dtype == "float32" else "too small a range of numbers: model.dtype=bfloat16"
+            return (f"in {dtype} the model's output is not finite in {verdict.broken} images: {remedy}",)
         causes = []
         if nameless := classes.nameless(self._texts.values()):
             causes.append(f"names that name nothing: a class is called {nameless[0]!r} (data.classes gives names)")
@@ -173,16 +183,34 @@ class _Examination:
         return []
 
 
-def _spread(recipe: Recipe, run: Run, class_ids: list[str]) -> list[dict[str, Any]]:
-    """Rows of images to try, class by class in turn: of a hundred classes at most, the same for the same seed."""
-    order = random.Random(f"{recipe.seed}/classes").sample(class_ids, min(len(class_ids), WANTED))
+def _draw(recipe: Recipe, run: Run, texts: Mapping[str, str]) -> list[_Match]:
+    """Matches of a hundred classes at most, in rounds in which each class with an image left competes in a circle.
+
+    So each is as often the own class as it is the other one, and a prompt that suits all images gains nothing.
+    """
+    order = random.Random(f"{recipe.seed}/classes").sample(list(texts), min(len(texts), WANTED))
     train = pc.field("split") == recipe.data.train
     rows = manifest.dataset(run).to_table(
         columns=["image_id", "uri", "class_id"], filter=train & pc.field("class_id").isin(order)
     )
-    chosen = subset.choose(rows, math.ceil(4 * WANTED / len(order)), recipe.seed).sort_by("image_id").to_pylist()
-    by_class: dict[str, list[dict[str, Any]]] = {class_id: [] for class_id in order}
-    for row in chosen:
-        by_class[row["class_id"]].append(row)
-    most = max(map(len, by_class.values()), default=0)
-    return [rows[turn] for turn in range(most) for rows in by_class.values() if turn < len(rows)][: 4 * WANTED]
+    named: dict[str, list[dict[str, Any]]] = {texts[class_id]: [] for class_id in order}
+    for row in subset.choose(rows, math.ceil(_MOST / len(order)), recipe.seed).sort_by("image_id").to_pylist():
+        named[texts[row["class_id"]]].append(row)
+    circles = list(_circles(named, recipe.seed))
+    most = min(_MOST_RIVALS, max(1, math.ceil(WANTED / max(1, sum(map(len, circles))))))
+    return [
+        _Match(row["image_id"], row["uri"], tuple(circle[(place + step) % len(circle)] for step in range(rivals + 1)))
+        for turn, circle in enumerate(circles)
+        for rivals in [min(most, len(circle) - 1)]
+        for place, name in enumerate(circle)
+        for row in [named[name][turn]]
+    ][:_MOST]
+
+
+def _circles(named: Mapping[str, list[dict[str, Any]]], seed: int) -> Iterator[list[str]]:
+    for turn in count():
+        circle = [name for name, rows in named.items() if len(rows) > turn]
+        if len(circle) < min(2, len(named)) or not circle:
+            return
+        random.Random(f"{seed}/{turn}").shuffle(circle)
+        yield circle

@@ -78,6 +78,18 @@ def prune(run: Run) -> None:
             filesystem.delete_file(file.path)
 
 
+def indexed(run: Run, split: str) -> int:
+    """Returns the number of images of the training split, by the record of the stage `index`.
+
+    Raises:
+        UserError: The stage has not finished, or has listed no such split.
+    """
+    images = run.require("index", "index")["splits"].get(split)
+    if images is None:
+        raise UserError(f"data.train: the index in {run.uri} has no split {split!r}")
+    return int(images)
+
+
 def dataset(run: Run) -> ds.Dataset:
     """Opens the manifest for reading, by column and filter.
 

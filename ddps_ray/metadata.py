@@ -17,6 +17,7 @@ _PNG_COLOURS: dict[int, dict[bytes, Sequence[int]]] = {
     3: {b"PLTE": range(3, 3 * 256 + 1, 3), b"tRNS": range(1, 257)},
 }
 _PNG_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_PNG_TURNS = {b"XML:com.adobe.xmp": "xmp", b"Raw profile type exif": "Raw profile type exif"}
 _LONGEST_TEXT = 1 << 20
 _JPEG_EXIF, _JPEG_XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _JPEG_COLOURS = {0xE0: (b"JFIF", 14), 0xEE: (b"Adobe", 12)}
@@ -60,7 +61,7 @@ def _png(data: bytes, turns: Turns) -> bytes:
             turns["exif"] = _JPEG_EXIF + body
         elif kind in _PNG_TEXTS:
             with suppress(IndexError, ValueError, zlib.error):
-                _png_text(kind, bytes(body), turns)
+                _png_text(kind, body, turns)
     return _joined(data, kept)
 
 
@@ -76,10 +77,13 @@ def _sound(chunk: memoryview) -> bool:
     return zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
 
 
-def _png_text(kind: bytes, body: bytes, turns: Turns) -> None:
-    name, _, text = body.partition(b"\0")
-    if name not in (b"XML:com.adobe.xmp", b"Raw profile type exif"):
+def _png_text(kind: bytes, body: memoryview, turns: Turns) -> None:
+    name = bytes(body[:80]).partition(b"\0")[0]  # no longer one is allowed
+    turn = _PNG_TURNS.get(name)
+    if turn is None or turn in turns:
         return
+    turns[turn] = ""  # of several the first counts, even if damaged: thousands would take minutes to decompress
+    text = bytes(body[len(name) + 1 :])
     compressed = kind == b"zTXt"
     if kind == b"iTXt":
         compressed, text = text[0] == 1, text[2:].split(b"\0", 2)[2]
@@ -87,10 +91,7 @@ def _png_text(kind: bytes, body: bytes, turns: Turns) -> None:
         text = text[1:]
     if compressed:
         text = zlib.decompressobj().decompress(text, _LONGEST_TEXT)
-    if name == b"XML:com.adobe.xmp":
-        turns["xmp"] = text
-    else:
-        turns["Raw profile type exif"] = text.decode("latin-1")
+    turns[turn] = text if turn == "xmp" else text.decode("latin-1")
 
 
 def _jpeg(data: bytes, turns: Turns) -> bytes:
@@ -192,6 +193,8 @@ def _avif(data: bytes, _: Turns) -> bytes:
     return re.sub(rb"(infe\x02.{7}|infe\x03.{9})Exif", rb"\1free", data, flags=re.DOTALL)
 
 
+# Pillow parses these parts while it opens a file, where it can be told neither to pass over them nor over their errors.
+# It reads no big-endian BigTIFF (MM, 0, +).
 _FORMATS: dict[bytes, Callable[[bytes, Turns], bytes]] = {
     rb"\x89PNG\r\n\x1a\n": _png,
     rb"\xff\xd8\xff": _jpeg,

@@ -62,24 +62,32 @@ def _said(model: type[BaseModel], path: Path, each: Any, values: Values) -> str:
         near = get_close_matches(str(each["input"]), re.findall("'([^']*)'", each["ctx"]["expected"]), 1)
         return f"must be {each['ctx']['expected']}{f'; did you mean {near[0]!r}?' if near else ''}"
     if kind == "string_type":
-        return f"must be text{_why_no_text(each['input'], values.origins.get(path))}"
+        return _no_text(each["input"], values.origins.get(path))
     if kind == "missing" and isinstance(path[-1], int):
         return "is absent: the list has too few values"
     if kind in _WORDS:
-        return _WORDS[kind].format(input=each["input"], **each.get("ctx", {}))
+        words = _WORDS[kind] if each["input"] is not None else _WORDS[kind].partition(", such as")[0]
+        return words.format(input=each["input"], **each.get("ctx", {}))
     return str(each["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
 
 
-def _why_no_text(value: Any, origin: Origin | None) -> str:
-    if origin is not None and origin.text is not None and origin.kind:
-        return f", and YAML reads {origin.text} as {origin.kind}: write it in quotes, '{origin.text}'"
-    return ": put a value with a colon and a blank in quotes" if isinstance(value, dict) else ""
+def _no_text(value: Any, origin: Origin | None) -> str:
+    text, kind = (origin.text, origin.kind) if origin is not None else (None, "")
+    if text == "":
+        return "is empty: write '' for empty text"
+    if text is not None and kind:
+        return f"must be text, and YAML reads {text} as {kind}: write it in quotes, '{text}'"
+    if kind:
+        return f"must be text, and YAML reads {kind}: put it in quotes"
+    return "must be text" + (": put a value with a colon and a blank in quotes" if isinstance(value, dict) else "")
 
 
 def _got(each: Any, path: Path, values: Values) -> str:
     if each["type"] in _WITHOUT_INPUT or isinstance(each["input"], dict):
         return ""
     written = values.origins[path].text if path in values.origins else None
+    if written == "":
+        return "" if each["type"] == "string_type" else " (got nothing)"
     shown = written if written is not None else repr(each["input"])
     return f" (got {shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'})"
 

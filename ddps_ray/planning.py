@@ -1,4 +1,8 @@
-"""`ddps plan`: what scoring would take in operations, bytes, shards, GPU-hours and money; nothing is started."""
+"""`ddps plan`: what scoring would take in operations, bytes, shards, GPU-hours and money.
+
+No Ray is started, and nothing is written into the run directory. The model's weights are fetched, and run on some
+images, where there is a GPU, where the model is so small that it takes no time, or where `--judge` says so.
+"""
 
 import math
 from collections.abc import Iterator
@@ -9,14 +13,15 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from ddps_ray import checks, imaging, judge, manifest, shards
+from ddps_ray import checks, imaging, manifest, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard
+from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard, usual_seconds
 from ddps_ray.diffusion.measuring import measure
 from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.errors import BadImage, UserError
+from ddps_ray.judge import WANTED, doubts, examine
 from ddps_ray.sources.reading import attempt
 from ddps_ray.storage import Run
 
@@ -34,6 +39,8 @@ PEAKS = {
 """Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores (no TF32)."""
 
 _SAMPLE = 64
+_TRIAL_SECONDS = 120.0
+"""The judge is tried unasked if that takes no longer here."""
 _OTHER_COLUMNS = 100
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
@@ -98,8 +105,10 @@ class Plan:
         return (self.images - self.done) * self.speed.seconds / 3600
 
 
-def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation: float = 0.35) -> None:
-    """Prints what scoring the images that are left would take.
+def run(
+    recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation: float = 0.35, judge: bool = False
+) -> None:
+    """Prints what scoring the images that are left would take, and tries the judge where that is quick.
 
     Where this machine has a CUDA device, that is timed, and `gpu` and `utilisation` do not count.
 
@@ -108,6 +117,7 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
         gpu: GPU type, one of `PEAKS`.
         price: Price of a GPU-hour.
         utilisation: Share of the GPU's peak that is reached, over 0 and at most 1.
+        judge: Whether the judge is tried here however long that takes, and whatever the recipe says.
 
     Raises:
         UserError: An argument is impossible, the data set is not indexed, the model or the settings do not fit, a later
@@ -115,22 +125,22 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     """
     _check(gpu, price, utilisation)
     this = Run(recipe.run_dir)
-    images = this.require("index", "index")["splits"].get(recipe.data.train)
-    if images is None:
-        raise UserError(f"data.train: the index in {this.uri} has no split {recipe.data.train!r}")
+    images = manifest.indexed(this, recipe.data.train)
     if recipe.model.path == checkpoints.PRETRAINED:
         this.require("pretrain", "pretrain")
-    cuda = torch.cuda.is_available()
-    tried = recipe.score.judge != "skip"
-    folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=cuda or tried)
+    cuda, tried = torch.cuda.is_available(), judge or recipe.score.judge != "skip"
+    folder = checkpoints.locate(recipe.model, this.path(MODEL_FOLDER), weights=False)
     geometry = checkpoints.geometry(folder)
     rows = manifest.classes(this, recipe.data.train).to_pylist()
-    doubts = judge.doubts(folder, recipe.score, {row["class_id"]: row["class_text"] for row in rows})
+    warnings = doubts(folder, recipe.score, {row["class_id"]: row["class_text"] for row in rows})
     sizes = _sizes(this, recipe, geometry.factor)
     cost = flops_per_image(folder, recipe.score, sizes.width, sizes.height)
-    if cuda:
+    loaded, why_not = None, "that takes long on a CPU"
+    if cuda or judge or (tried and WANTED * usual_seconds(cost, gpu=False) < _TRIAL_SECONDS):
+        loaded, why_not = _with_weights(recipe, this, must=judge)
+    if cuda and loaded:
         device = torch.device("cuda")
-        seconds = measure(folder, recipe, device, sizes.width, sizes.height)
+        seconds = measure(loaded, recipe, device, sizes.width, sizes.height)
         speed = Speed(seconds, f"{torch.cuda.get_device_name(device)}, measured here: {1 / seconds:.3g} images/s")
     else:
         speed = assumed(cost, gpu, recipe.model.dtype, utilisation)
@@ -140,15 +150,27 @@ def run(recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation
     shard = rows_per_shard(recipe.score, speed.seconds)
     for line in table(Plan(images, done, sizes, cost, stored, shard, speed, price)):
         say(line)
-    for doubt in [*doubts, *checks.check(recipe, fetch=False)]:
+    for doubt in [*warnings, *checks.check(recipe, fetch=False)]:
         say(_row("warning", doubt))
-    if tried:
-        _try(recipe, folder)
+    if tried and loaded:
+        _try(recipe, loaded)
+    elif tried:
+        say(_row("judge", f"not tried: {why_not}; `ddps score` tries it first (`ddps plan --judge` does it here)"))
+
+
+def _with_weights(recipe: Recipe, this: Run, *, must: bool) -> tuple[Path | None, str]:
+    """The checkpoint with its weights; where they need not be there, also None, and why they cannot be had."""
+    try:
+        return checkpoints.locate(recipe.model, this.path(MODEL_FOLDER)), ""
+    except UserError as error:
+        if must:
+            raise
+        return None, str(error)
 
 
 def _try(recipe: Recipe, folder: Path) -> None:
     """Tries the judge on this machine, and says what comes out."""
-    verdict = judge.examine(recipe, folder)
+    verdict = examine(recipe, folder)
     say(_row("judge", verdict.line()))
     if not verdict.is_judge and recipe.score.judge == "stop":
         raise UserError(verdict.reason())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ddps_ray.errors import UserError
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.inspection import damage
 from ddps_ray.storage import Run
 
@@ -38,7 +38,7 @@ _RAY = re.compile(rf"^(?:ray\.exceptions\.)({'|'.join(_RAY_REFUSES)}): ", re.MUL
 _MISTAKE = re.compile(rf"^{re.escape(f'{UserError.__module__}.{UserError.__qualname__}')}: (.+)$", re.MULTILINE)
 _ERRNO = re.compile(r"^.*(?:\[[Ee]rrno |\bOs \{ code: )(\d+).*$", re.MULTILINE)
 _PATH = re.compile(r"'([^']*/[^']*)'")
-_UNREADABLE = re.compile(r"ArrowInvalid|[Pp]arquet|thrift|[Cc]ompress|Unexpected end of stream")
+_UNREADABLE = re.compile(r"ArrowInvalid|[Pp]arquet|thrift|[Cc]ompress|[Cc]orrupt|Codec failed|Unexpected end of stream")
 _STORE = re.compile(r"AWS Error|google::cloud|GetObjectMetadata")
 
 
@@ -51,17 +51,27 @@ def user_error(error: BaseException, run_dir: str | None = None, *others: str) -
         run_dir: Run directory, if the command has one.
         others: Other folders or URIs that the command writes to.
     """
-    return lasting_error(error, run_dir, *others) or _failing_store(error)
+    return lasting_error(error, run_dir, *others) or _damaged(error, run_dir) or _failing_store(error)
 
 
 def lasting_error(error: BaseException, run_dir: str | None = None, *others: str) -> str | None:
-    """As `user_error`, of failures that another try would not mend: a store that fails now may answer then."""
+    """As `user_error`, of failures that another try would not mend, and without a look at any file.
+
+    A store that fails now may answer then. Which file of a run is damaged is for the driver to find out, once, and not
+    for each task and worker that meets it; see `may_be_damage`.
+    """
     if type(error) is UserError:
         return str(error)
     if lines := _MISTAKE.findall(str(error)):
         return str(lines[-1])
     places = [*others, *([] if run_dir is None else [run_dir])]
-    return _refused(error, places) or _refused_by_ray(error) or _damaged(error, run_dir)
+    return _refused(error, places) or _refused_by_ray(error)
+
+
+def may_be_damage(error: BaseException) -> bool:
+    """Whether an error, or the text that Ray has made of it, can be that of a damaged Parquet file."""
+    said = str(error)
+    return not _STORE.search(said) and (isinstance(error, pa.ArrowInvalid) or _UNREADABLE.search(said) is not None)
 
 
 def _refused(error: BaseException, places: Sequence[str]) -> str | None:
@@ -100,12 +110,17 @@ def _free(place: str) -> int:
 
 
 def _damaged(error: BaseException, run_dir: str | None) -> str | None:
-    """The file of the run that cannot be read, if there is one."""
-    said = str(error)
-    odd = isinstance(error, pa.ArrowException) or (isinstance(error, OSError) and error.errno is None)
-    if run_dir is None or _STORE.search(said) or not (odd or _UNREADABLE.search(said)):
+    """The file of the run that cannot be read, if there is one, or why that cannot be found out."""
+    if run_dir is None or not may_be_damage(error):
         return None
-    return damage.find(Run(run_dir), said)
+    try:
+        found = damage.find(Run(run_dir), str(error))
+    except OSError as other:
+        return _refused(other, [run_dir]) or _failing_store(other)
+    if found is None and isinstance(error, OSError) and damage.is_damage(error):  # in a page: Arrow names no file then
+        tell = f"`ddps verify {run_dir}` names it if it has scores"
+        return f"{run_dir}: a Parquet file is damaged inside ({first_line(error)}): {tell}"
+    return found
 
 
 def _failing_store(error: BaseException) -> str | None:

@@ -36,7 +36,7 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         UserError: The URI's scheme or an option is not known, or its store cannot be reached.
     """
     if not uris.is_uri(uri):
-        return fs.LocalFileSystem(), str(Path(uri).expanduser().resolve())
+        return fs.LocalFileSystem(), str(expanded(uri).resolve())
     found = uris.parse(uri)
     try:
         store, top = _store(str(uris.Uri(f"{found.store}/", "", found.options)))
@@ -44,6 +44,21 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
         hint = "; for a ? in a name write %3F" if found.options else ""
         raise UserError(f"{uri}: {first_line(error)}{hint}") from error
     return store, top.rstrip("/") + found.path
+
+
+def expanded(path: str) -> Path:
+    """Returns a path of this machine with the folder that `~` stands for.
+
+    Raises:
+        UserError: It is empty, or there is no such folder.
+    """
+    if not path.strip():
+        raise UserError("an empty path is none: name a folder or a URI; . is the folder here")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        home = path.partition("/")[0]
+        raise UserError(f"{path}: there is no home folder {home}; for a name that begins so write ./{path}") from error
 
 
 class PatientS3(fs.S3FileSystem):  # type: ignore[misc]
@@ -290,7 +305,22 @@ def _parsed(uri: str) -> dict[str, Any]:
         raise UserError(
             f"{uri} was written by ddps_ray {by} in layout {layout}; this one, {__version__}, reads up to {LAYOUT}"
         )
+    record["stages"] = {_respelled(stage): _with_root(entry) for stage, entry in record["stages"].items()}
     return record
+
+
+def _respelled(stage: str) -> str:
+    """The name of a stage; in one of before URIs had one spelling, that of a URI."""
+    kind, slash, place = stage.partition("/")
+    return kind + slash + uris.recorded(place) if uris.is_uri(place) else stage
+
+
+def _with_root(entry: dict[str, Any]) -> dict[str, Any]:
+    """A stage's entry, with the one spelling of the data set's URI."""
+    settings = entry["settings"]
+    if not uris.is_uri(str(settings.get("root"))):
+        return entry
+    return entry | {"settings": settings | {"root": uris.recorded(settings["root"])}}
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """URIs as text: one spelling for each place, and no character that is silently read as something else."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import quote, unquote
@@ -67,6 +68,13 @@ def canonical(uri: str) -> str:
     """Returns the one spelling of a URI: what must be encoded is, what need not be is not, no slash at the end."""
     found = parse(uri)
     return str(Uri(found.store, found.path.rstrip("/") or ("/" if found.store == "file://" else ""), found.options))
+
+
+def recorded(uri: str) -> str:
+    """Returns the one spelling of a URI that was recorded as it was written, when a # (a file's also a ?) ended it."""
+    with suppress(UserError):
+        return canonical(re.split("[#?]" if uri.startswith("file:") else "#", uri, maxsplit=1)[0])
+    return uri
 
 
 def join(uri: str, *parts: str) -> str:

@@ -1,4 +1,7 @@
-"""From YAML text to plain values; what YAML would drop, or read as something else, is an error with its line."""
+"""From YAML text to plain values; what YAML would drop, or read as something else, is an error with its line.
+
+What remains: in a file, a value without quotes ends before ` # `, a # between blanks, since most of these are comments.
+"""
 
 import re
 from dataclasses import dataclass, field
@@ -19,10 +22,17 @@ _NUMBERS = {
 }
 """Numbers as everybody writes them; YAML also has octal 010, 1:30 to the base of 60, and 1_000."""
 
+_CUT = re.compile(r"[ \t]+#+[^\s#]\S*")
+"""What YAML takes for a comment after a value, and is more likely a part of it: comments have a blank after the #."""
+
 _KINDS = {"null": "nothing", "bool": "true or false", "int": "a number", "float": "a number", "timestamp": "a date"}
+_FLOWS = {"map": "{ } as a section", "seq": "[ ] as a list"}
 _HINTS = {
     "expected '<document start>'": "; put all of it in quotes",
     "expected the node content": "; put all of it in quotes",
+    "expected <block end>, but found '<scalar>'": "; a value that begins with {, [ or a quote needs quotes around all",
+    "expected ',' or": "; a bracket is not closed, or a # after a blank ends the line before it",
+    "expected <block end>": "; keys of the same section begin in the same column",
     "mapping values are not allowed here": "; a value with a colon and a blank needs quotes",
     "found character '\\t'": "; use blanks, not tabs",
     "found unexpected end of stream": "; a quote is not closed",
@@ -36,7 +46,7 @@ class Origin:
     Attributes:
         place: In words: file and line, or the command line's option.
         text: A plain scalar as written; None for others.
-        kind: What YAML takes that text for, in words.
+        kind: What YAML takes that text for, in words; or braces or brackets without quotes.
         line: Number of the line, from 1; 0 for what the command line says.
     """
 
@@ -119,7 +129,9 @@ def _load(text: str, source: str, path: Path, *, lines: bool) -> tuple[Any, dict
         node = loader.get_single_node()
         origins: dict[Path, Origin] = {}
         if node is not None:
-            _Walk(source, lines, origins).visit(node, path, 0)
+            _Walk(text, source, lines, origins).visit(node, path, 0)
+        elif not lines:
+            origins[path] = Origin(source, "", _KINDS["null"])
         if not lines and _is_cut(text, node):
             raise UserError(f"{source}: YAML reads only a part of the value: put all of it in quotes")
         return (None if node is None else loader.construct_document(node)), origins
@@ -147,8 +159,8 @@ def mistake(place: str, path: Path, said: str) -> UserError:
 class _Walk:
     """Goes through a document's nodes; notes where each value is written, and refuses what is not as it looks."""
 
-    def __init__(self, source: str, lines: bool, origins: dict[Path, Origin]) -> None:
-        self._source, self._lines, self._origins = source, lines, origins
+    def __init__(self, text: str, source: str, lines: bool, origins: dict[Path, Origin]) -> None:
+        self._text, self._source, self._lines, self._origins = text, source, lines, origins
         self._above: set[int] = set()
 
     def visit(self, node: yaml.Node, path: Path, line: int) -> None:
@@ -160,7 +172,8 @@ class _Walk:
         if isinstance(node, yaml.ScalarNode):
             self._scalar(node, kind, path, line)
         else:
-            self._note(path, line)
+            flow = isinstance(node, yaml.CollectionNode) and node.flow_style
+            self._note(path, line, kind=_FLOWS.get(kind, "") if flow else "")
             if kind not in _READ:
                 raise self._wrong(line, path, f"YAML's {node.tag} is not read")
             if isinstance(node, yaml.MappingNode):
@@ -173,6 +186,10 @@ class _Walk:
     def _scalar(self, node: yaml.ScalarNode, kind: str, path: Path, line: int) -> None:
         text = node.value if node.style is None else None
         self._note(path, line, text, _KINDS.get(kind, ""))
+        if self._lines and node.style is None and (cut := _CUT.match(self._text, node.end_mark.index)):
+            raise self._wrong(
+                line, path, f"YAML cuts the value before {cut[0].strip()}: put the value in quotes, or a blank after #"
+            )
         usual = _NUMBERS.get(kind)
         if kind in _READ and (usual is None or usual.fullmatch(node.value)):
             return

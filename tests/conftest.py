@@ -44,7 +44,8 @@ def tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny_sd")
     sizes = Pretrain(vae_channels=(8, 8, 8), unet_channels=(8, 16), text_width=16, text_layers=1)
     torch.manual_seed(0)
-    save(build(sizes, ["An image of .", *(f"An image of {name}" for name in CLASSES)]), folder)
+    prompts = ["An image of .", *(f"An image of {name}" for name in CLASSES), "a " * 80]
+    save(build(sizes, prompts), folder)
     return folder
 
 

@@ -133,6 +133,17 @@ def test_an_interruption_is_130_and_a_bug_is_raised(
         cli.main(["index", "--config", recipe_file])
 
 
+def test_sigterm_is_130_and_one_line_before_ray_has_begun_too(tmp_path: Path) -> None:
+    os.mkfifo(recipe := tmp_path / "recipe.yaml")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddps_ray.cli", "index", "--config", str(recipe)], stderr=subprocess.PIPE, text=True
+    )
+    with recipe.open("w"):  # which waits until the command reads it; the command then waits for the text
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "ddps: interrupted; the same command goes on from here\n")
+
+
 def test_a_ray_that_it_starts_listens_on_loopback_only() -> None:
     code = "from ddps_ray import cli; cli.stay_on_loopback(None); import ray; "
     code += (

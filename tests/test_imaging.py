@@ -3,8 +3,11 @@
 import io
 import resource
 import struct
+import time
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from PIL import ExifTags, Image
 
 from ddps_ray import imaging
 from ddps_ray.errors import BadImage
+from tests.sources import odd
 
 Pixels = NDArray[np.uint8]
 
@@ -136,19 +140,59 @@ def test_a_giant_is_refused_by_its_header_without_its_memory(side: int) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB; its pixels would be 300,000
 
 
-def test_metadata_takes_no_memory(picture: Pixels) -> None:
-    text = b"Comment\0\0" + zlib.compress(b"a" * 900_000)
-    chunk = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
-    data = encoded(Image.fromarray(picture), "PNG")
-    place = data.index(b"IDAT") - 4
+@pytest.mark.parametrize(
+    ("kind", "head", "count", "length"),
+    [
+        (b"zTXt", b"Comment\0\0", 50, 900_000),
+        (b"iTXt", b"Comment\0\1\0\0\0", 50, 900_000),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0", 1, 45_000_000),
+        (b"zTXt", b"Raw profile type exif\0\0", 1, 45_000_000),
+    ],
+)
+def test_metadata_takes_no_memory(picture: Pixels, kind: bytes, head: bytes, count: int, length: int) -> None:
+    data = odd.png(Image.fromarray(picture), count * odd.chunk(kind, head + zlib.compress(b"a" * length)))
     tracemalloc.start()
     try:
-        pixels = decoded(data[:place] + 50 * chunk + data[place:])
+        pixels = decoded(data)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert np.array_equal(pixels, picture)
-    assert peak < 1_000_000  # bytes; the texts would be 45 million
+    assert peak < 10_000_000  # bytes; the texts are 45 million
+
+
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0"), (b"zTXt", b"Raw profile type exif\0\0")],
+)
+@pytest.mark.parametrize("cut", [0, 4])
+def test_thousands_of_compressed_texts_take_no_time(picture: Pixels, kind: bytes, head: bytes, cut: int) -> None:
+    text = zlib.compress(b"a" * 1_000_000)
+    text = text[: len(text) - cut] + b"\0" * cut  # its checksum, which only its end can show to be wrong
+    data = odd.png(Image.fromarray(picture), 5_000 * odd.chunk(kind, head + text))
+    before = time.thread_time()
+    pixels = decoded(data)
+    assert time.thread_time() - before < 2  # seconds of CPU; to decompress all takes more than 5
+    assert np.array_equal(pixels, picture)
+
+
+def test_what_exceeds_two_of_the_largest_images_waits_for_room(picture: Pixels) -> None:
+    def first_row(data: bytes) -> Any:
+        return decoded(data)[:1, :2].tolist()[0]
+
+    largest = encoded(Image.new("1", (10_000, 10_000), 1), "PNG")
+    larger, small = encoded(Image.new("1", (100, 100), 1), "PNG"), encoded(Image.fromarray(picture), "PNG")
+    with ThreadPoolExecutor(2) as threads, ExitStack() as held:
+        for _ in range(3):  # cut ones hold nothing afterwards
+            with pytest.raises(BadImage, match="cannot be decoded"):
+                imaging.decode(largest[:1000])
+        for _ in range(2):
+            held.enter_context(imaging.ROOM.taken(imaging.MAX_PIXELS - picture.size))
+        waiting = threads.submit(first_row, larger)
+        assert threads.submit(first_row, small).result(60) == picture[0, :2].tolist()
+        assert wait([waiting], 0.5).not_done
+        held.close()
+        assert waiting.result(60) == [[255, 255, 255]] * 2
 
 
 def test_a_first_frame_lies_where_the_animation_puts_it() -> None:

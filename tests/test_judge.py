@@ -1,5 +1,7 @@
 """The check of the judge: it passes a model that knows the data, and names the cause where one does not."""
 
+import json
+import math
 import shutil
 from collections.abc import Mapping
 from importlib import resources
@@ -7,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from ddps_ray import config, judge, manifest
 from ddps_ray.config import Recipe, Score
@@ -89,6 +93,35 @@ def test_an_untrained_model_is_at_chance(tmp_path: Path, scenes: Path, tiny_sd: 
     assert verdict.is_chance
     assert verdict.error > 0.9
     assert verdict.causes == ("a model that does not know such images, or labels that are not theirs",)
+
+
+@pytest.mark.parametrize("names", [("fish", "leaf"), ("leaf", "fish")])
+def test_a_class_with_few_images_gives_a_model_no_advantage(
+    tmp_path: Path, scenes: Path, tiny_sd: Path, names: tuple[str, str]
+) -> None:
+    for class_id, images in (("ball", 12), ("gem", 4)):
+        (tmp_path / "data" / "train" / class_id).mkdir(parents=True)
+        for number in range(images):
+            shutil.copy(scenes / "train" / class_id / f"{number:05}.png", tmp_path / "data" / "train" / class_id)
+    recipe = indexed(tmp_path, tmp_path / "data", dict(zip(("ball", "gem"), names, strict=True)), str(tiny_sd), pairs=1)
+    verdict = judge.examine(recipe)
+    assert (verdict.images, verdict.comparisons) == (8, 8), "as many of each class"
+    assert not verdict.is_better_than_chance
+
+
+def test_a_model_whose_output_is_not_finite_is_said_to_be_so(tmp_path: Path, scenes: Path) -> None:
+    model = tmp_path / "model"
+    with resources.as_file(resources.files("ddps_ray.quickstart") / "weights") as weights:
+        shutil.copytree(weights, model)
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_out.bias"] = torch.full_like(tensors["conv_out.bias"], math.inf)
+    save_file(tensors, file)
+    verdict = judge.examine(indexed(tmp_path, scenes, {name: name for name in NAMES}, str(model)))
+    assert not verdict.is_judge
+    assert verdict.causes[0].startswith("in float32 the model's output is not finite in ")
+    assert verdict.causes[0].endswith("damaged weights")
+    assert Verdict.from_json(json.loads(json.dumps(verdict.as_json()))) == verdict
 
 
 def test_of_one_class_only_the_error_is_said(tmp_path: Path, scenes: Path) -> None:

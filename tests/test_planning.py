@@ -1,6 +1,7 @@
 """`ddps plan` says, before anything is paid for, what scoring takes: numbers worked out by hand."""
 
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -109,6 +110,26 @@ def test_a_plan_tries_the_judge_and_ends_with_2_where_it_is_none(
     assert "\njudge        the judge prefers an image's own class to another in " in told.out
     assert "Likely cause: " in told.err
     assert cli.main(["plan", "--config", str(indexed), "--set", "score.judge=warn", *single]) == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is here is timed instead")
+def test_what_is_not_small_is_planned_by_its_configuration_alone(
+    indexed: Path, tiny_sd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "without_weights"
+    shutil.copytree(tiny_sd, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    words = ["--set", f"model.path={folder}", "--set", "score.judge=stop"]
+    lacking = (
+        f"model.path: {folder} has no unet/diffusion_pytorch_model.safetensors; no other format or variant is read"
+    )
+    later = "; `ddps score` tries it first (`ddps plan --judge` does it here)"
+    assert _plan(indexed, capsys, *words)["judge"] == f"not tried: {lacking}{later}"
+    assert "judge" not in _plan(indexed, capsys, *words[:2]), "the recipe does not try it"
+    many = [*words, "--set", "score.pairs=1000000"]
+    assert _plan(indexed, capsys, *many)["judge"] == f"not tried: that takes long on a CPU{later}"
+    assert cli.main(["plan", "--config", str(indexed), *many, "--judge"]) == 2
+    assert capsys.readouterr().err == f"ddps: {lacking}\n"
+    assert _plan(indexed, capsys, "--judge")["judge"].startswith("one class, "), "asked for, it is tried all the same"
 
 
 def test_a_million_images_in_numbers() -> None:

@@ -113,6 +113,22 @@ def test_other_settings_are_refused_by_the_name_of_their_key(tmp_path: Path) -> 
     assert run.claim("index", {"seed": 5}) is False, "another stage is another matter"
 
 
+def test_a_record_of_before_uris_had_one_spelling_is_the_same_run(tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    run.claim("index", {"root": "s3://b/my images/", "val": None})
+    run.finish("index", {"images": 5})
+    run.claim("pack/file:///T/out/", {"fingerprint": "x"})
+    run.claim("score", {"prompt": "s3://b/ {}"})
+    assert run.claim("index", {"root": storage.absolute("s3://b/my images/"), "val": None}) is True
+    with pytest.raises(UserError, match=r'root was "s3://b/my%20images", is now "s3://b/others"'):
+        run.claim("index", {"root": "s3://b/others", "val": None})
+    assert run.record()["stages"].keys() == {"index", "pack/file:///T/out", "score"}
+    assert run.claim("score", {"prompt": "s3://b/ {}"}) is False
+    run.finish("pack/file:///T/out", {"packed": 5})
+    assert Run(run.uri).claim("pack/file:///T/out", {"fingerprint": "x"}) is True
+    assert len(run.record()["stages"]) == 3
+
+
 def test_a_stage_that_is_needed_names_its_command(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ddps index` first"):
         Run(str(tmp_path / "run")).require("index", "index")

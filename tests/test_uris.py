@@ -42,6 +42,23 @@ def test_one_place_has_one_spelling() -> None:
 
 
 @pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("file:///T/scenes/", "file:///T/scenes"),
+        ("s3://b/my images", "s3://b/my%20images"),
+        ("s3://b/x%2By?region=eu", "s3://b/x+y?region=eu"),
+        ("file:///T/my#images", "file:///T/my"),
+        ("file:///T/my?images", "file:///T/my"),
+        ("file:///T/my%23images", "file:///T/my%23images"),
+        ("s3://b/caf%E9", "s3://b/caf%E9"),
+    ],
+)
+def test_what_was_recorded_before_there_was_one_spelling_is_the_place_that_it_was(written: str, meant: str) -> None:
+    assert uris.recorded(written) == meant
+    assert uris.recorded(meant) == meant
+
+
+@pytest.mark.parametrize(
     ("written", "said"),
     [
         ("file://T/my", "write file:///T/…"),

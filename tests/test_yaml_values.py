@@ -27,6 +27,17 @@ from ddps_ray.errors import UserError
         ("a: b: c\n", 1, "a value with a colon and a blank needs quotes"),
         ("a:\n\tb: c\n", 2, "use blanks, not tabs"),
         ("a: 1\n---\nb: 2\n", 2, "another document"),
+        (
+            "r:\n  title: Run #3\n",
+            2,
+            "YAML cuts the value before #3: put the value in quotes, or a blank after #",
+        ),
+        ("d: {root: /data/set #2\n  }\n", 1, "d.root: YAML cuts the value before #2"),
+        ("d: {root: /data/set #2}\n", 2, "a bracket is not closed, or a # after a blank"),
+        ("d:\n  root: #images\n", 2, "d.root: YAML cuts the value before #images"),
+        ("l:\n- a\n- b\n  c  #d e\n", 3, "l.1: YAML cuts the value before #d"),
+        ("p: {} in a photo\n", 1, "a value that begins with {, [ or a quote needs quotes around all"),
+        ("a:\n    b: 1\n  c: 2\n", 3, "keys of the same section begin in the same column"),
     ],
 )
 def test_a_file_is_refused_with_the_line(text: str, line: int, said: str) -> None:
@@ -42,6 +53,18 @@ def test_usual_values_are_read_as_they_are() -> None:
     read = yaml_values.read(text + "b: {<<: {c: 1}, c: 2}\n", "run.yaml").plain
     numbers = [1, -2, 0, 1.5, 0.001, "1e-3", True, False, None]
     assert read == {"a": [*numbers, "007x", "00013", "2024-01-31", "n01440764", "1:x"], "b": {"c": 2}}
+
+
+def test_a_comment_is_none_of_a_value() -> None:
+    text = "# of all\na: x # like this\nb: y ## and this\nc: [1, 2] #this\nd: #and\n  e: 'z' #this\n  #f: 3\n  g: a#b\n"
+    assert yaml_values.read(text, "run.yaml").plain == {"a": "x", "b": "y", "c": [1, 2], "d": {"e": "z", "g": "a#b"}}
+
+
+def test_an_override_without_a_value_is_nothing_and_is_where_it_was_written() -> None:
+    values = yaml_values.read("report:\n  title: x\n", "run.yaml")
+    yaml_values.override(values, "report.title=")
+    assert values.plain == {"report": {"title": None}}
+    assert values.origin(("report", "title")).place == "--set report.title"
 
 
 @pytest.mark.parametrize(

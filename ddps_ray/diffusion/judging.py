@@ -1,5 +1,6 @@
 """Whether a diffusion model can judge: does an image's own class predict its noise better than another class does?"""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Contest:
     middle: float
     misread: float
     seconds: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether the model's outputs are numbers."""
+        return all(map(math.isfinite, (*self.errors_K, self.middle, self.misread)))
 
 
 class Contests:

@@ -120,6 +120,11 @@ class Pretraining:
         """`vae`, then `unet`; None when the training is complete."""
         return next((phase for phase, steps in self._steps.items() if self._done[phase] < steps), None)
 
+    @property
+    def done(self) -> int:
+        """Steps done of the present phase; 0 when the training is complete."""
+        return self._done.get(self.phase or "", 0)
+
     def advance(self, steps: int) -> Progress:
         """Trains for up to so many steps of the present phase and says where it stands, with the mean loss."""
         phase = self.phase

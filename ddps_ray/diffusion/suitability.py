@@ -70,7 +70,7 @@ def _of_prompts(folder: Path, settings: Score, texts: Mapping[str, str]) -> Iter
     before, _, _ = settings.prompt.partition("{}")
     whole = [settings.prompt.replace("{}", text) for text in texts.values()]
     upto = [before + text for text in texts.values()]
-    tokens: Sequence[list[int]] = tokenizer([*whole, *upto]).input_ids
+    tokens: Sequence[list[int]] = tokenizer([*whole, *upto], verbose=False).input_ids  # it would warn
     count = len(texts)
     for (class_id, text), words in zip(texts.items(), tokens[count:], strict=True):
         if len(words) > most:

@@ -1,17 +1,20 @@
 """Joining or starting Ray, the same way for every stage."""
 
+import json
 import logging
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler._private.util import format_readonly_node_type
+from ray.experimental.internal_kv import _internal_kv_get
 
+from ddps_ray import interruption
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import noise
@@ -49,9 +52,7 @@ def connect(recipe: Recipe) -> None:
     context.enable_progress_bars = False
     context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
     noise.leave_out()
-    if threading.current_thread() is threading.main_thread():
-        # As `ray job stop` sends it: as Ctrl-C. Ray's own way prints a stack, and aborts the process 3 s later.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruption.take_sigterm()  # Ray's own way prints a stack, and aborts the process 3 s later
 
 
 def _check_room(folder: Path) -> None:
@@ -80,6 +81,16 @@ def answering() -> Iterator[None]:
 def gpus() -> float:
     """GPUs that the cluster has now."""
     return float(ray.cluster_resources().get("GPU", 0))
+
+
+def grows() -> bool:
+    """Whether an autoscaler brings nodes when they are asked for, as far as can be known."""
+    if ray._private.state.state.get_max_resources_from_cluster_config():
+        return True
+    said = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or b"{}")
+    types = said.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    # Where nothing scales, each node is a type of its own.
+    return not set(types.values()) <= {format_readonly_node_type(node["NodeID"]) for node in ray.nodes()}
 
 
 def trains_on_gpus(recipe: Recipe) -> bool:

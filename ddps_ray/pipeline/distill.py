@@ -124,8 +124,9 @@ def _distil_class(
     except UserError as error:
         problem = str(error)
     except Exception as error:
-        if told := lasting_error(error, run_dir):  # a disk or a file of the run: the other classes need it, too
+        if told := lasting_error(error, run_dir):  # a disk: the other classes need it, too
             raise UserError(told) from error
+        error.add_note(f"while reading {', '.join(row['shards'])}")  # Arrow does not always name what is damaged
         raise
     return {"class_id": row["class_id"], "problem": problem}
 

@@ -94,6 +94,11 @@ def run(recipe: Recipe) -> None:
     say(f"evaluate: {total} students → {target.path(FOLDER)}")
 
 
+def is_done(recipe: Recipe) -> bool:
+    """Says whether every student of the recipe has its row; errors as in `sets.evaluated`."""
+    return not any(group.missing(recipe) for group in _groups(recipe, Run(recipe.run_dir)))
+
+
 def settings(recipe: Recipe, group: Group) -> dict[str, Any]:
     """All that a row depends on, besides the distilled set and the seed."""
     protocol = Protocol.of(recipe.evaluate, group.student, group.ipc, len(group.class_ids))
@@ -131,7 +136,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
             storage.write_table(target.path(FOLDER, group.file(recipe, seed)), schemas.table(row, schemas.EVALUATION))
             say(f"{group.stage(recipe)}, seed {seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
     if val is not None:
-        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE))
+        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE), val.bad_class_ids())
 
 
 def _validate(network: nn.Module, val: data.Pictures, device: torch.device, progress: Tally) -> float:
@@ -148,8 +153,7 @@ class Trainers:
         name = group.file(recipe, group.seeds[0]).removesuffix(".parquet")
         arguments = {"recipe": recipe, "group": group}
         try:
-            gpu = cluster.trains_on_gpus(recipe)
-            trainers.fit(train_group, arguments, Run(recipe.run_dir), name, recipe.evaluate.workers, gpu, together)
+            trainers.fit(train_group, arguments, Run(recipe.run_dir), name, recipe.evaluate.workers, recipe, together)
         except UserError as error:
             return str(error)
         return None
@@ -181,9 +185,8 @@ def _check(recipe: Recipe, target: Run, groups: list[Group]) -> None:
 
 
 def _train_all(recipe: Recipe, groups: list[Group], total: int) -> None:
-    gpu = cluster.trains_on_gpus(recipe)
-    slots = trainers.slots(recipe.evaluate.workers, gpu)
-    if gpu:
+    slots = trainers.slots(recipe.evaluate.workers, recipe)
+    if cluster.trains_on_gpus(recipe):
         groups = [replace(group, seeds=(seed,)) for group in groups for seed in group.seeds]
     together = min(recipe.evaluate.together or slots, len(groups))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node

@@ -1,11 +1,14 @@
 """All stages of a recipe, one after the other."""
 
+from collections.abc import Iterator
+
 from ddps_ray import checks
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.diffusion.checkpoint import PRETRAINED
 from ddps_ray.pipeline import cluster, distill, evaluate, index, pretrain, score, teacher, trainers
 from ddps_ray.report import page
+from ddps_ray.storage import Run
 
 
 def run(recipe: Recipe) -> None:
@@ -15,7 +18,7 @@ def run(recipe: Recipe) -> None:
         UserError: As each stage does; what can be known after the index is known then, and not after hours of scoring.
     """
     index.run(recipe)
-    for doubt in checks.check(recipe):
+    for doubt in checks.check(recipe, fetch=_evaluates(recipe)):
         say(f"run: {doubt}")
     _check_workers(recipe)
     if recipe.model.path == PRETRAINED:
@@ -30,11 +33,25 @@ def run(recipe: Recipe) -> None:
 
 
 def _check_workers(recipe: Recipe) -> None:
-    """Finds out whether a training would ask for more workers than the cluster has room for."""
-    cluster.connect(recipe)
-    gpu = cluster.trains_on_gpus(recipe)
-    if recipe.model.path == PRETRAINED:
-        trainers.slots(recipe.pretrain.workers, gpu)
-    if recipe.data.val is not None:
-        for workers in {recipe.evaluate.workers, recipe.teacher.workers}:
-            trainers.slots(workers, gpu)
+    """Finds out whether a training that is left would ask for more workers than the cluster has room for."""
+    wanted = set(workers(recipe))
+    if wanted:
+        cluster.connect(recipe)
+    for count in wanted:
+        trainers.slots(count, recipe)
+
+
+def workers(recipe: Recipe) -> Iterator[int]:
+    """Yields how many workers each training that is left to do asks for."""
+    run = Run(recipe.run_dir)
+    if recipe.model.path == PRETRAINED and run.summary(pretrain.STAGE) is None:
+        yield recipe.pretrain.workers
+    if recipe.data.val is not None and recipe.teacher.weights == "trained" and run.summary(teacher.STAGE) is None:
+        yield recipe.teacher.workers
+    if _evaluates(recipe):
+        yield recipe.evaluate.workers
+
+
+def _evaluates(recipe: Recipe) -> bool:
+    """Says whether students are to be trained."""
+    return recipe.data.val is not None and not evaluate.is_done(recipe)

@@ -17,7 +17,7 @@ from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.inspection.beat import Beat
 from ddps_ray.pipeline import cluster
-from ddps_ray.sources import classes, folders, layouts, subset
+from ddps_ray.sources import classes, folders, layouts, locators, subset
 from ddps_ray.sources.listing import BOXES_FILE, PLAIN, Listing, Options
 from ddps_ray.sources.tables import Table
 from ddps_ray.storage import Run
@@ -157,9 +157,10 @@ def _check_grown(target: Run, tables: dict[str, pa.Table], per_class: bool) -> N
         new = rows.take(place.combine_chunks() if isinstance(place, pa.ChunkedArray) else place)
         for column in columns[1:]:
             changed = pc.not_equal(old[column], new[column])
-            if pc.any(changed).as_py():
-                row = pc.index(changed, True).as_py()
+            for row in pc.indices_nonzero(changed).to_pylist():
                 was, now = old[column][row].as_py(), new[column][row].as_py()
+                if column == "uri" and locators.same(was, now):
+                    continue
                 name = old["image_id"][row].as_py()
                 raise UserError(f"data: the {column} of {name} was {was!r}, is now {now!r}: use another run_dir")
 

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +11,19 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import ray
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from ddps_ray import judge, manifest, schemas, storage
-from ddps_ray.config import Recipe
+from ddps_ray import manifest, schemas, storage
+from ddps_ray.config import Model, Recipe
 from ddps_ray.console import Ticker, say
 from ddps_ray.diffusion import checkpoint
 from ddps_ray.diffusion.pretraining import Pretraining, Progress
 from ddps_ray.diffusion.saving import save
 from ddps_ray.diffusion.staging import MODEL_FOLDER, PRETRAINED
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.pipeline import cluster, trainers
+from ddps_ray.pipeline import cluster, trainers, trial
 from ddps_ray.sources.reading import attempt
 
 STAGE = "pretrain"
@@ -36,10 +36,10 @@ def run(recipe: Recipe) -> None:
     """Trains the model on the training split and puts it into the run directory.
 
     Raises:
-        UserError: The data set is not indexed, or has no usable image.
+        UserError: The data set is not indexed, or has no usable image or no such split.
     """
     run = storage.Run(recipe.run_dir)
-    run.require("index", "index")
+    manifest.indexed(run, recipe.data.train)
     settings = recipe.pretrain
     if run.claim(STAGE, _settings(recipe)):
         if _is_whole(recipe, run):
@@ -49,7 +49,7 @@ def run(recipe: Recipe) -> None:
         run.reopen(STAGE)
     say(f"pretrain: VAE {settings.vae_steps} steps, U-Net {settings.unet_steps} steps → {run.path(MODEL_FOLDER)}")
     cluster.connect(recipe)
-    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, cluster.trains_on_gpus(recipe))
+    trainers.fit(_train, {"recipe": recipe}, run, STAGE, settings.workers, recipe)
     run.finish(STAGE, json.loads(storage.read_bytes(run.path(STAGE, _RESULT))))
     say(f"pretrain: the model is in {run.path(MODEL_FOLDER)}")
     _try(recipe)
@@ -57,18 +57,21 @@ def run(recipe: Recipe) -> None:
 
 def _try(recipe: Recipe) -> None:
     """Says whether what was trained is a judge; what follows from it is stage `score`'s to say."""
-    model = recipe.model.model_copy(update={"path": PRETRAINED, "revision": None})
     gpus = float(cluster.trains_on_gpus(recipe))
-    trial = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_calls=1)(judge.examine)
-    verdict = ray.get(trial.remote(recipe.model_copy(update={"model": model}), threads=cluster.cores()))
+    verdict = trial.verdict(recipe.model_copy(update={"model": _made(recipe)}), gpus, cluster.cores())
     say(f"pretrain: {verdict.line()}")
     if not verdict.is_judge:
         say(f"pretrain: warning: {verdict.reason()}")
 
 
+def _made(recipe: Recipe) -> Model:
+    """The recipe's model section for what this stage makes, whichever model the recipe scores with."""
+    return recipe.model.model_copy(update={"path": PRETRAINED, "revision": None})
+
+
 def _is_whole(recipe: Recipe, run: storage.Run) -> bool:
     try:
-        checkpoint.load(checkpoint.locate(recipe.model, run.path(MODEL_FOLDER)), "float32", torch.device("cpu"))
+        checkpoint.load(checkpoint.locate(_made(recipe), run.path(MODEL_FOLDER)), "float32", torch.device("cpu"))
     except UserError:
         return False
     return True
@@ -102,13 +105,15 @@ def _train(recipe: Recipe) -> None:
         rank=rank,
         wrap=_prepare if world > 1 else lambda module: module,
     )
+    losses: dict[str, float] = {}
     if (saved := trainers.saved_state(run, STAGE)) is not None:
         training.restore(saved)
-    losses = {}
+        losses |= saved.get("losses", {})  # of what is not trained again
     while training.phase is not None:
         progress = _advance(training, recipe.pretrain.checkpoint_every, speak=rank == 0)
         losses[f"{progress.phase}_loss"] = progress.loss
-        _report(progress, training, rank)
+        metrics = {"phase": progress.phase, "step": progress.step, "loss": progress.loss}
+        trainers.report(metrics, None if rank else training.state() | {"losses": losses})
     if rank == 0:
         with tempfile.TemporaryDirectory() as folder:
             save(training.finish(), Path(folder))
@@ -121,26 +126,34 @@ def _prepare(module: nn.Module) -> nn.Module:
     return trainers.prepare(module, find_unused_parameters=True)
 
 
-def _advance(training: Pretraining, steps: int, *, speak: bool) -> Progress:
-    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps, or at intervals where they are slow."""
-    phase, ticker = training.phase, Ticker()
-    losses: list[float] = []
+def _advance(training: Pretraining, steps: int, *, speak: bool, seconds: float = 10.0) -> Progress:
+    """Trains up to the next checkpoint, with a line every `_SAID_EVERY` steps, or at intervals where they are slow.
+
+    Args:
+        training: The training.
+        steps: How many steps at most.
+        speak: Whether this worker says the lines.
+        seconds: The interval.
+
+    Returns:
+        Where it stands, with the mean loss of the last `_SAID_EVERY` steps of these, whatever was said when.
+    """
+    phase, ticker = training.phase, Ticker(seconds)
+    last: deque[float] = deque(maxlen=_SAID_EVERY)
+    unsaid: list[float] = []
     while True:
+        before = training.done
         progress = training.advance(min(steps, _AT_ONCE))
         steps -= _AT_ONCE
-        losses.append(progress.loss)
+        of_each = [progress.loss] * (progress.step - before)
+        last += of_each
+        unsaid += of_each
         over = steps <= 0 or training.phase != phase
-        if over or progress.step % _SAID_EVERY == 0 or ticker.due():
-            progress, losses = replace(progress, loss=fmean(losses)), []
-            if speak:
-                say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
+        if speak and (over or progress.step % _SAID_EVERY == 0 or ticker.due()):
+            say(f"pretrain: {progress.phase} step {progress.step} of {progress.steps}, loss {fmean(unsaid):.4f}")
+            unsaid = []
         if over:
-            return progress
-
-
-def _report(progress: Progress, training: Pretraining, rank: int) -> None:
-    metrics = {"phase": progress.phase, "step": progress.step, "loss": progress.loss}
-    trainers.report(metrics, None if rank else training.state())
+            return replace(progress, loss=fmean(last))
 
 
 def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
@@ -183,4 +196,5 @@ def _quarantine(run: storage.Run, bad: list[tuple[dict[str, Any], str]], rank: i
         "stage": [STAGE] * len(bad),
         "reason": [reason for _, reason in bad],
     }
-    trainers.write_quarantine(run, f"{STAGE}-{rank}", schemas.table(columns, schemas.QUARANTINE))
+    class_ids = [row["class_id"] for row, _ in bad]
+    trainers.write_quarantine(run, f"{STAGE}-{rank}", schemas.table(columns, schemas.QUARANTINE), class_ids)

@@ -17,7 +17,7 @@ from ddps_ray.diffusion import flops, suitability
 from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.errors import UserError
 from ddps_ray.inspection.beat import Beat
-from ddps_ray.pipeline import cluster, manifests
+from ddps_ray.pipeline import cluster, manifests, trial
 from ddps_ray.pipeline.commits import checkpointed
 from ddps_ray.pipeline.loading import load
 from ddps_ray.pipeline.progress import Heartbeat, too_many
@@ -64,6 +64,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
             too many images fail.
     """
     run = Run(recipe.run_dir)
+    manifest.indexed(run, recipe.data.train)
     indexed = run.require("index", "index")
     if recipe.model.path == checkpoints.PRETRAINED:
         run.require("pretrain", "pretrain")
@@ -86,7 +87,7 @@ def run(recipe: Recipe, retry_failed: bool = False, actor: type = ScoringActor) 
     for doubt in judge.doubts(folder, recipe.score, texts):
         say(f"score: warning: {doubt}")
     verdict = _judged(recipe, run)
-    rows = flops.rows_per_shard(recipe.score, verdict.seconds if verdict else _usual_seconds(recipe, folder))
+    rows = flops.rows_per_shard(recipe.score, _seconds(recipe, folder, verdict))
     job = Job(recipe, run, run.path("checkpoints", f"{STAGE}-{_key(settings)}"), geometry, rows, actor)
     _score(job, indexed, retry_failed)
 
@@ -104,15 +105,15 @@ def _judged(recipe: Recipe, run: Run) -> Verdict | None:
     if verdict is None or not verdict.is_judge:
         say(f"score: trying the judge on {judge.WANTED} images")
         gpus = _gpus(recipe.score)
-        # A process of its own, whose end gives the GPU's memory back.
-        trial = ray.remote(num_gpus=gpus, num_cpus=0 if gpus else 1, max_calls=1)(judge.examine)
-        verdict = ray.get(trial.remote(recipe, threads=_threads(recipe.score)))
+        verdict = trial.verdict(recipe, gpus, _threads(recipe.score))
         run.note(STAGE, "judge", verdict.as_json())
         say(f"score: {verdict.line()}")
     if not verdict.is_judge:
         if recipe.score.judge == "stop":
             raise UserError(f"{verdict.reason()}. To score all the same: score.judge=warn")
         say(f"score: warning: {verdict.reason()}")
+    for doubt in verdict.doubts() if verdict.is_judge else ():
+        say(f"score: warning: {doubt}")
     return verdict
 
 
@@ -122,9 +123,12 @@ def _texts(run_dir: str, split: str) -> dict[str, str]:
     return dict(zip(rows["class_id"].to_pylist(), rows["class_text"].to_pylist(), strict=True))
 
 
-def _usual_seconds(recipe: Recipe, folder: Path) -> float:
-    cost = flops.flops_per_image(folder, recipe.score, recipe.score.size, recipe.score.size)
-    return flops.usual_seconds(cost, gpu=_gpus(recipe.score) > 0)
+def _seconds(recipe: Recipe, folder: Path, verdict: Verdict | None) -> float:
+    """Time for one image: as measured, if it was on such a device as now; otherwise what is usual."""
+    gpu = _gpus(recipe.score) > 0
+    if verdict is not None and (verdict.device == "cuda") == gpu:
+        return verdict.seconds
+    return flops.usual_seconds(flops.flops_per_image(folder, recipe.score, recipe.score.size, recipe.score.size), gpu)
 
 
 def _score(job: Job, indexed: dict[str, Any], retry_failed: bool) -> None:

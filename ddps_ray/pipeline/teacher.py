@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from ddps_ray import manifest
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError
@@ -21,12 +22,13 @@ def run(recipe: Recipe) -> None:
     A training that was cut short goes on from its last checkpoint. Published weights need no training.
 
     Raises:
-        UserError: The manifest is missing, or the architecture does not suit.
+        UserError: The manifest is missing, or has no such split, or the architecture does not suit.
     """
     if recipe.teacher.weights != "trained":
         say(f"teacher: nothing to train: {teachers.name(recipe.teacher)} has published weights")
         return
     target = Run(recipe.run_dir)
+    manifest.indexed(target, recipe.data.train)
     classes = data.class_ids(target, recipe.data.train)
     networks.check(recipe.teacher.model, len(classes), recipe.evaluate.size)
     say(
@@ -40,7 +42,7 @@ def run(recipe: Recipe) -> None:
         say("teacher: it was finished, but its files are gone or damaged: training it again")
         target.reopen(STAGE)
     cluster.connect(recipe)
-    trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers, cluster.trains_on_gpus(recipe))
+    trainers.fit(train, {"recipe": recipe}, target, STAGE, recipe.teacher.workers, recipe)
     target.finish(STAGE, {"accuracy": teachers.describe(target.path(STAGE))["accuracy"], "classes": len(classes)})
     say(f"teacher: {_in_words(target)}")
 
@@ -79,7 +81,7 @@ def train(recipe: Recipe) -> None:
 
     teachers.train(model, pictures, cfg, size, checkpoint, trainers.saved_state(target, STAGE), share)
     if share.rank == 0:
-        trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE))
+        trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE), pictures.bad_class_ids())
         network = training.unwrapped(model)
         teachers.save(network, target.path(STAGE), cfg.model, classes, _accuracy(recipe, target, network, classes))
 

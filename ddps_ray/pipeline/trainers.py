@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAM
 from torch import nn
 
 from ddps_ray import storage
+from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
-from ddps_ray.remedies import lasting_error
-from ddps_ray.sources import locators
+from ddps_ray.remedies import lasting_error, may_be_damage
 from ddps_ray.storage import Run
 from ddps_ray.students.training import Share
 
@@ -41,6 +42,10 @@ _STATE_FILE = "state.pt"
 # and the death of a preempted worker is recognised without it.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+
+class Unreadable(Exception):  # noqa: N818 - it is not known to be an error for the user
+    """What a worker could not read, as the text of its traceback: another try would meet it again."""
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
@@ -59,20 +64,21 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
 
 
-def slots(workers: int, gpu: bool) -> int:
+def slots(workers: int, recipe: Recipe) -> int:
     """How many trainings of so many workers the cluster can hold at the same time: one GPU a worker, or one CPU.
 
-    Where GPUs are asked for and none is there yet, one: the autoscaler brings it.
+    Where too few are there and more come when they are asked for, one.
 
     Raises:
         UserError: Not even one.
     """
-    if gpu and not cluster.gpus():
-        return 1
+    gpu = cluster.trains_on_gpus(recipe)
     kind, have = ("GPUs", cluster.gpus()) if gpu else ("CPUs", _cpus())
-    if workers > have:
-        raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
-    return int(have // workers)
+    if workers <= have:
+        return int(have // workers)
+    if (gpu and recipe.train_on_gpus) or cluster.grows():
+        return 1
+    raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
 
 
 def fit(
@@ -81,7 +87,7 @@ def fit(
     run: Run,
     name: str,
     workers: int,
-    gpu: bool,
+    recipe: Recipe,
     together: int = 1,
 ) -> None:
     """Runs `work(**arguments)` on Ray Train workers; one that dies is started again, from its checkpoint if it has one.
@@ -95,21 +101,22 @@ def fit(
         run: Where checkpoints go.
         name: Of the training; safe as a file name.
         workers: Number of workers.
-        gpu: Whether each asks for a GPU.
+        recipe: Says whether each asks for a GPU.
         together: Trainings that run at the same time.
 
     Raises:
         UserError: `work` raised it, or the state to go on from is damaged.
+        Unreadable: Workers have met what can be a damaged file of the run.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
-    slots(workers, gpu)
+    slots(workers, recipe)
     _check_snapshot(run, name)
     threads = max(1, int(_cpus() // (workers * together)))
     filesystem, folder = storage.open_uri(run.path(CHECKPOINTS))
     trainer = Trainer(
         _guarded,
         train_loop_config={"work": work, "arguments": arguments, "threads": threads, "run_dir": run.uri},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cluster.trains_on_gpus(recipe)),
         # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
         run_config=RunConfig(
@@ -122,7 +129,7 @@ def fit(
         ),
     )
     if wrong := trainer.fit().return_value:
-        raise UserError(wrong)
+        raise Unreadable(wrong[1]) if wrong[0] else UserError(wrong[1])
     storage.remove(run.path(CHECKPOINTS, name))
 
 
@@ -158,9 +165,12 @@ def saved_state(run: Run, name: str) -> dict[str, Any] | None:
     if saved is None:
         return None
     with saved.as_directory() as folder:
-        state = (Path(folder) / _STATE_FILE).read_bytes()
+        return _loaded(Path(folder) / _STATE_FILE, run, name)
+
+
+def _loaded(file: Path, run: Run, name: str) -> dict[str, Any]:
     try:
-        return dict(torch.load(io.BytesIO(state), map_location="cpu", weights_only=True))
+        return dict(torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True))
     except Exception as error:  # torch knows a dozen ways in which it can be damaged
         raise UserError(_begin_anew(run, name, first_line(error))) from error
 
@@ -203,17 +213,23 @@ def prepare(module: nn.Module, **for_ddp: bool) -> nn.Module:
     return prepared
 
 
-def write_quarantine(run: Run, stage: str, rows: pa.Table) -> None:
-    """Writes a stage's bad images, one file for each folder that they are in, and says how many.
+def write_quarantine(run: Run, stage: str, rows: pa.Table, class_ids: Sequence[str]) -> None:
+    """Writes a stage's bad images, one file for each class that they are of, and says how many.
 
-    Trainings that meet the same images write the same files, so that each image is listed once.
+    Trainings that meet a class meet all of its images, and write the same file: each image is listed once, whichever
+    classes a training has, and whatever trains at the same time.
+
+    Args:
+        run: Run directory.
+        stage: The stage, and where each worker has a part of the images, its number.
+        rows: Quarantine rows of the bad images.
+        class_ids: The class of each.
     """
     if rows.num_rows:
         say(f"{stage}: {rows.num_rows} images cannot be used; the reasons are in {run.path('quarantine')}")
-    folders = [locators.parse(uri).uri.rpartition("/")[0] for uri in rows["uri"].to_pylist()]
-    for folder in sorted(set(folders)):
-        mine = rows.filter(pa.array([each == folder for each in folders]))
-        digest = hashlib.sha256(folder.encode()).hexdigest()[:16]  # a folder's name may be as long as a file's
+    for class_id in sorted(set(class_ids)):
+        mine = rows.filter(pa.array([each == class_id for each in class_ids]))
+        digest = hashlib.sha256(class_id.encode()).hexdigest()[:16]  # a class's name may be no name of a file
         storage.write_table(run.path("quarantine", f"{stage}-{digest}.parquet"), mine)
 
 
@@ -221,17 +237,22 @@ def _cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 1))
 
 
-def _guarded(config: dict[str, Any]) -> str | None:
-    """Runs the work; rank 0 returns the text of an error for the user, for which Ray Train would only try again."""
+def _guarded(config: dict[str, Any]) -> tuple[bool, str] | None:
+    """Runs the work; rank 0 returns an error for which Ray Train would only try again.
+
+    Returns:
+        Whether it can be a damaged file, which is for the driver to find; and the text for the user, or for the search.
+    """
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
     torch.set_num_threads(min(config["threads"], cluster.cores()))
     try:
         config["work"](**config["arguments"])
     except Exception as error:
         told = lasting_error(error, config["run_dir"])
-        if told is None:
+        unreadable = told is None and may_be_damage(error)
+        if share().rank or not (told or unreadable):
+            if told:
+                raise UserError(told) from error
             raise
-        if share().rank:
-            raise UserError(told) from error
-        return told
+        return unreadable, told or "".join(traceback.format_exception(error))
     return None

@@ -10,7 +10,8 @@ from typing import Any
 from ddps_ray.report import tables
 from ddps_ray.storage import Run
 
-_GROUP = ("student", "teacher", "selector", "set_name", "ipc", "images", "epochs", "class_digest", "settings")
+_GROUP = ("student", "teacher", "selector", "set_name", "ipc", "images", "epochs", "settings")
+_CLASSES = "class_digest"
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
 _VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher")
 
@@ -87,20 +88,31 @@ def best(found: Sequence[Accuracy]) -> Accuracy | None:
 
 def results(run: Run) -> list[Accuracy]:
     """Reads `evaluation/` and summarises the seeds; by student, IPC, set; empty if nothing was evaluated."""
-    rows = tables.read(run, "evaluation", [*_GROUP, *_VALUES], _ORDER)
+    rows = tables.read(run, "evaluation", [*_GROUP, *_VALUES, _CLASSES], _ORDER)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_pylist() if rows is not None else []:
         groups[tuple(row[name] for name in _GROUP)].append(row)
     return [
         Accuracy(
             **dict(zip(_GROUP, key, strict=True)),
+            class_digest=digest,
             seeds=len(group),
             last=spread([row["accuracy_last"] for row in group]),
             best=spread([row["accuracy_best"] for row in group]),
             teacher_accuracy=fmean(row["accuracy_teacher"] for row in group),
         )
-        for key, group in groups.items()
+        for key, rows_of_key in groups.items()
+        for digest, group in _by_classes(rows_of_key)
     ]
+
+
+def _by_classes(rows: list[dict[str, Any]]) -> list[tuple[str | None, list[dict[str, Any]]]]:
+    """Takes rows apart by their classes; beside a single digest, rows of an earlier layout, without one, are its."""
+    digests = list(dict.fromkeys(row[_CLASSES] for row in rows))
+    known = [digest for digest in digests if digest is not None]
+    if len(known) <= 1:
+        return [(known[0] if known else None, rows)]
+    return [(digest, [row for row in rows if row[_CLASSES] == digest]) for digest in digests]
 
 
 def table(run: Run) -> list[str]:

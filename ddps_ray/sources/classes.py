@@ -56,15 +56,16 @@ def named(class_ids: Iterable[str], given: Given) -> Classes:
     """Returns classes with names and WordNet ids, each labelled by its place; arguments and errors as in `names`."""
     ids = list(class_ids)
     if given is None:
-        return Classes(_default_names(ids), _counted(ids))
+        return Classes(_default_names(ids), _counted(ids), _wnids(ids))
     table = Table.of(given)
     if _is_packaged(table):
-        wnids = wordnet.matched(ids)
-        return Classes({class_id: table[wnids[class_id]] for class_id in ids}, _counted(ids), wnids)
+        wnids = dict(zip(ids, wordnet.matched(wnid_in(each) or each for each in ids).values(), strict=True))
+        texts = {class_id: table[wnid] for class_id, wnid in wnids.items()}
+        return Classes(texts, _counted(ids), {each: wnid for each, wnid in wnids.items() if each != wnid})
     for class_id in ids:
         if class_id not in table:
             _refuse(table, class_id)
-    return Classes({class_id: table[class_id] for class_id in ids}, _counted(ids), _wnids(table, ids))
+    return Classes({class_id: table[class_id] for class_id in ids}, _counted(ids), _wnids(ids, table))
 
 
 def ordered(class_ids: Iterable[str], given: Given = None, texts: Mapping[str, str] | None = None) -> Classes:
@@ -80,7 +81,7 @@ def ordered(class_ids: Iterable[str], given: Given = None, texts: Mapping[str, s
     """
     ids = sorted(class_ids)
     if given is None and texts is not None:
-        return Classes({class_id: texts[class_id] for class_id in ids}, _counted(ids))
+        return Classes({class_id: texts[class_id] for class_id in ids}, _counted(ids), _wnids(ids))
     return named(ids, given)
 
 
@@ -143,10 +144,11 @@ def numbered(root: str, used: Iterable[int], published: Sequence[str] | None, gi
         if not 0 <= label < len(ids):
             raise UserError(_beyond(root, label, len(ids)))
     if given is None:
-        return Classes({ids[label]: texts[ids[label]] for label in labels}, {ids[label]: label for label in labels})
+        own = {ids[label]: label for label in labels}
+        return Classes({class_id: texts[class_id] for class_id in own}, own, _wnids(own))
     table = Table.of(given)
     if _is_packaged(table):
-        wnids = wordnet.matched(_plain(ids[label], published[label]) for label in labels)
+        wnids = wordnet.matched(_wnid_or_name(ids[label], published[label]) for label in labels)
         ids_by_label = dict(zip(labels, wnids.values(), strict=True))
     else:
         ids_by_label = {label: ids[label] for label in labels}
@@ -182,9 +184,11 @@ _GENERIC = re.compile(
 
 _CODE = re.compile(r"[\W\d_]+|[a-zA-Z]|[a-z]-?\d+|[A-Z]\d{1,2}|n\d{8}")
 _LONG_CODE = re.compile(
-    rf"({_GENERIC.pattern})[^a-z]*\d+|(?=.*\d)[\da-f]{{6,}}|[\da-f]{{8}}(-[\da-f]{{4}}){{3}}-[\da-f]{{12}}|"
+    rf"({_GENERIC.pattern})[^a-z]*\d|(?=.*\d)[\da-f]{{6,}}|[\da-f]{{8}}(-[\da-f]{{4}}){{3}}-[\da-f]{{12}}|"
     "nan|null|none|undefined"
 )
+_WITH_WNID = re.compile(rf"(?P<wnid>{WNID.pattern})[-_](?P<rest>.*[^\W\d_].*)")
+_WITH_NUMBER = re.compile(r"\d+[-_. ]+(?P<rest>[^\W\d_].*)")
 _BETWEEN = re.compile(r"[\s_.,:;/()\[\]#]+")
 
 
@@ -213,8 +217,11 @@ def _counted(ids: Sequence[str]) -> dict[str, int]:
     return {class_id: label for label, class_id in enumerate(ids)}
 
 
-def _wnids(table: Table, ids: Iterable[str]) -> dict[str, str]:
-    return {class_id: table.wnids[class_id] for class_id in ids if class_id in table.wnids}
+def _wnids(ids: Iterable[str], table: Table | None = None) -> dict[str, str]:
+    """The WordNet ids that a table has for classes, or that begin their ids."""
+    known = {} if table is None else table.wnids
+    found = {class_id: known.get(class_id) or wnid_in(class_id) for class_id in ids}
+    return {class_id: wnid for class_id, wnid in found.items() if wnid and wnid != class_id}
 
 
 def _refuse(table: Table, class_id: str) -> None:
@@ -250,7 +257,7 @@ def _by_position(root: str, labels: Sequence[int], table: Table) -> Classes:
         raise UserError(f"{tables.KEY}: {table.place}: {doubt}")
     ids = {label: fitting[0][label] for label in labels}
     texts = {class_id: table[class_id] for class_id in ids.values()}
-    return Classes(texts, {class_id: label for label, class_id in ids.items()}, _wnids(table, texts))
+    return Classes(texts, {class_id: label for label, class_id in ids.items()}, _wnids(texts, table))
 
 
 def _readings(table: Table) -> list[dict[int, str]]:
@@ -272,10 +279,11 @@ def _misfit(root: str, labels: Sequence[int], ids: Mapping[int, str], table: Tab
             if ids.keys() == set(range(len(ids))):
                 return _beyond(root, label, len(ids))
             return f"data: {root} has an image with label {label}, for which {table.place} has no line"
-    if list(labels) == list(range(len(labels))) and len(ids) != len(labels) and not _is_packaged(table):
+    if list(labels) == list(range(len(labels))) and len(ids) != len(labels):
+        remedy = "give a table of the data set's own classes, " if _is_packaged(table) else "give "
         return (
             f"{tables.KEY}: {table.place} has {len(ids)} lines, and {root} the labels 0 to {len(labels) - 1}: "
-            "which line is whose cannot be known; give a line a label"
+            f"which line is whose cannot be known; {remedy}a line a label, in the order of the labels"
         )
     return None
 
@@ -284,9 +292,27 @@ def _beyond(root: str, label: int, count: int) -> str:
     return f"data: {root} has an image with label {label}; there are names for 0 to {count - 1}"
 
 
-def _default_names(class_ids: list[str]) -> dict[str, str]:
+def _default_names(class_ids: Sequence[str]) -> dict[str, str]:
     lemmas = wordnet.lemmas(class_id for class_id in class_ids if WNID.fullmatch(class_id))
-    return {class_id: lemmas.get(class_id) or in_words(class_id) for class_id in class_ids}
+    bare = _bare(class_ids)
+    return {class_id: lemmas.get(class_id) or in_words(bare[class_id]) for class_id in class_ids}
+
+
+def wnid_in(class_id: str) -> str | None:
+    """The WordNet id that a class id is, or begins with, such as `n02085620-Chihuahua`."""
+    found = _WITH_WNID.fullmatch(class_id)
+    return class_id if WNID.fullmatch(class_id) else found["wnid"] if found else None
+
+
+def _bare(names: Sequence[str]) -> dict[str, str]:
+    """What folders are called without a WordNet id in front, or without the numbers that all of them begin with."""
+    found = {name: _WITH_WNID.fullmatch(name) for name in names}
+    if not any(found.values()):
+        numbers = {name: _WITH_NUMBER.fullmatch(name) for name in names}
+        rests = {match["rest"].casefold() for match in numbers.values() if match}
+        # Of one folder, or where the rests are the same, the number may be a part of the name: 2_door, 4_door.
+        found = numbers if len(rests) == len(numbers) > 1 else found
+    return {name: match["rest"] if match else name for name, match in found.items()}
 
 
 def in_words(name: str) -> str:
@@ -294,22 +320,21 @@ def in_words(name: str) -> str:
     return name.replace("_", " ").strip() or name
 
 
-def _plain(class_id: str, name: str) -> str:
-    return class_id if WNID.fullmatch(class_id) else name
+def _wnid_or_name(class_id: str, name: str) -> str:
+    return wnid_in(class_id) or name
 
 
 def _published(listed: Sequence[str]) -> dict[str, str]:
     """Returns the texts by class id of names that come with a data set."""
     if len(listed) == 1000 and (known := _as_imagenet(listed)):
         return known
-    if all(WNID.fullmatch(name) for name in listed):
-        return _default_names(list(listed))
     texts: dict[str, str] = {}
+    words = _default_names(listed)
     for name in listed:
         class_id = safe(name)
         if class_id in texts:
             raise UserError(f"data: two of the data set's own classes are called {class_id!r}")
-        texts[class_id] = name.replace("_", " ").strip() or class_id
+        texts[class_id] = words[name] or class_id
     return texts
 
 

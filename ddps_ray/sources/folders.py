@@ -87,7 +87,7 @@ def is_folder(uri: str) -> bool:
 def extensions() -> tuple[str, ...]:
     """How an image's name ends, by Pillow's own table of the formats that are decoded."""
     formats = Image.registered_extensions()
-    return tuple(sorted(each for each, name in formats.items() if name in imaging._FORMATS))
+    return tuple(sorted(each for each, name in formats.items() if name in imaging.FORMATS))
 
 
 def is_image(name: str) -> bool:

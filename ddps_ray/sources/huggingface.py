@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import PurePosixPath
+from types import NoneType
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +19,9 @@ from ddps_ray.sources import classes, containers, listing, locators, parquet
 from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
 SUFFIX = ".parquet"
+_THREADS = 32
+_MOST = 2**31 - 1  # of a label in the manifest
+_METADATA = b"huggingface"
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,11 @@ def list_images(
 
     Raises:
         UserError: There are no files of a split, no or several columns of images or of labels, no names, names that
-            differ from file to file, an image has no label, or a row group is too large to be read.
+            differ from file to file or cannot be read, an image has no label or too large a one, or a row group is too
+            large to be read.
     """
     files = containers.of_splits(root, SUFFIX, splits)
-    found = {
-        split: [_read(storage.join(root, path), _stem(path), options) for path in paths]
-        for split, paths in files.items()
-    }
+    found = {split: _read_all(root, paths, options) for split, paths in files.items()}
     known = _classes(root, found, names)
     tables = {split: pa.concat_tables([_rows(split, file.rows, known) for file in found[split]]) for split in splits}
     return Listing(tables, known.texts, skipped=0, notes=containers.notes(files))
@@ -97,6 +100,11 @@ def _schema(uri: str) -> pa.Schema:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
 
 
+def _read_all(root: str, paths: Sequence[str], options: Options) -> list[_File]:
+    with ThreadPoolExecutor(_THREADS) as threads:  # a store answers slowly, row group by row group
+        return list(threads.map(lambda path: _read(storage.join(root, path), _stem(path), options), paths))
+
+
 def _read(uri: str, stem: str, options: Options) -> _File:
     filesystem, place = storage.open_uri(uri)
     try:
@@ -105,12 +113,13 @@ def _read(uri: str, stem: str, options: Options) -> _File:
             image, label = _image_column(uri, schema, options), _label_column(uri, schema, options)
             parquet.check_groups(uri, file.metadata, image)
             paths = _path_columns(schema, image)
-            rows = file.read(columns=[label, *paths])
+            rows = file.read(columns=[label, *paths], use_threads=False)  # Arrow's threads are as few as the cores
+            rows.validate(full=True)  # text that is not UTF-8
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
     labels, names = _checked_labels(uri, rows[label]), _base_names(rows, paths, stem)
     places = locators.rows(uri, rows.num_rows, options.image_column)
-    return _File(uri, _class_names(schema, label), pa.table({"uri": places, "name": names, "label": labels}))
+    return _File(uri, _class_names(uri, schema, label), pa.table({"uri": places, "name": names, "label": labels}))
 
 
 def _base_names(rows: pa.Table, paths: list[str], stem: str) -> pa.ChunkedArray:
@@ -151,9 +160,15 @@ def _flat(images: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _checked_labels(uri: str, labels: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Raises UserError where an image has no label, as in the test splits of competitions."""
-    numbers = pa.types.is_integer(_value_type(labels.type))
-    labels = labels.cast(pa.int64() if numbers else pa.string())
+    """Raises UserError where an image has no label, as in the test splits of competitions, or too large a one."""
+    kind = _value_type(labels.type)
+    numbers = pa.types.is_integer(kind)
+    labels = labels.cast(kind if numbers else pa.string())
+    if numbers and kind.bit_width >= 32:
+        row = pc.index(pc.greater(labels, pa.scalar(_MOST, kind)), True).as_py()
+        if row >= 0:
+            raise UserError(f"data: {uri}: row {row} has the label {labels[row].as_py()}, over {_MOST}")
+    labels = labels.cast(pa.int64()) if numbers else labels
     without = pc.fill_null(pc.less(labels, 0) if numbers else pc.equal(pc.utf8_trim_whitespace(labels), ""), True)
     if pc.any(without).as_py():
         row = pc.index(without, True).as_py()
@@ -173,7 +188,7 @@ def _label_column(uri: str, schema: pa.Schema, options: Options) -> str:
         return wanted
     if _is_label(schema, "label"):
         return "label"
-    named = [name for name, feature in _features(schema).items() if feature.get("_type") == "ClassLabel"]
+    named = [name for name, feature in _features(uri, schema).items() if feature.get("_type") == "ClassLabel"]
     named = [name for name in named if _is_label(schema, name)]
     if len(named) == 1:
         return named[0]
@@ -196,12 +211,26 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _class_names(schema: pa.Schema, label: str) -> list[str] | None:
+def _class_names(uri: str, schema: pa.Schema, label: str) -> list[str] | None:
     """The names that the file itself has for its labels."""
-    listed = _features(schema).get(label, {}).get("names")
+    listed = _features(uri, schema).get(label, {}).get("names")
+    if listed is None:
+        return None
     if isinstance(listed, dict):  # as some writers have it: the names by number
-        listed = [listed[number] for number in sorted(listed, key=int)]
-    return [str(name) for name in listed] if listed else None
+        listed = _by_number(uri, label, listed)
+    if not isinstance(listed, list) or not all(isinstance(name, str | int) for name in listed):
+        raise UserError(f"data: {uri}: the names of the labels {label!r} in its metadata are no list of texts")
+    return [str(name) for name in listed] or None
+
+
+def _by_number(uri: str, label: str, listed: Mapping[str, Any]) -> list[Any]:
+    by_number = {int(number): name for number, name in listed.items() if number.isdecimal() and len(number) < 10}
+    if sorted(by_number) != list(range(len(listed))):
+        raise UserError(
+            f"data: {uri}: the names of the labels {label!r} in its metadata are not numbered from 0 to "
+            f"{len(listed) - 1}: {', '.join(sorted(listed)[:5])[:80]}"
+        )
+    return [by_number[number] for number in range(len(listed))]
 
 
 def _common_names(files: Sequence[_File]) -> list[str] | None:
@@ -215,13 +244,17 @@ def _common_names(files: Sequence[_File]) -> list[str] | None:
     return first.names
 
 
-def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
+def _features(uri: str, schema: pa.Schema) -> dict[str, dict[str, Any]]:
+    """What the metadata of Hugging Face say of the columns; nothing where there are none."""
     try:
-        said = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = said["info"]["features"]
+        features = json.loads((schema.metadata or {})[_METADATA])["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
+    except RecursionError as error:
+        raise UserError(f"data: {uri}: its metadata {_METADATA.decode()!r} are nested too deeply") from error
+    if not isinstance(features, dict | NoneType):
+        raise UserError(f"data: {uri}: the features in its metadata {_METADATA.decode()!r} are no table of columns")
+    return {name: feature for name, feature in (features or {}).items() if isinstance(feature, dict)}
 
 
 def _rows(split: str, found: pa.Table, known: Classes) -> pa.Table:

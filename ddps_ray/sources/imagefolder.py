@@ -187,8 +187,7 @@ def _texts(folder_of: Mapping[str, str]) -> dict[str, str]:
 
 
 def _wnid(folder: str) -> str | None:
-    last = folder.rpartition("/")[2]
-    return last if listing.WNID.fullmatch(last) else None
+    return classes.wnid_in(folder.rpartition("/")[2])
 
 
 def _leaf_rows(root: str, split: str, leaves: Mapping[str, list[str]], known: Classes) -> pa.Table:

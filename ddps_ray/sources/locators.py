@@ -1,13 +1,15 @@
 """Where an image's bytes are, as one string: a file's path or URI, and for a part of it a fragment behind."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from ddps_ray import uris
 
 Kind = Literal["bytes", "planes", "row"]
 
@@ -45,6 +47,16 @@ def parse(text: str) -> Locator:
     if found["row"] is not None:
         return Locator(base, "row", int(found["row"]), column=found["column"] and unquote(found["column"]))
     return Locator(base, "planes" if found["kind"] == "planes" else "bytes", int(found["start"]), int(found["length"]))
+
+
+def same(one: str, other: str) -> bool:
+    """Says whether two locators mean the same bytes, however their URIs are spelled."""
+    return one == other or _canonical(one) == _canonical(other)
+
+
+def _canonical(text: str) -> Locator:
+    found = parse(text)
+    return replace(found, uri=uris.recorded(found.uri)) if uris.is_uri(found.uri) else found
 
 
 def part(uri: str, kind: Literal["bytes", "planes"], start: int, length: int) -> str:

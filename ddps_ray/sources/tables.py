@@ -21,7 +21,14 @@ _ID_WORD = re.compile(
     "labels?(id)?|wnids?|synsets?(id)?|wordnet(id)?|category(id)?|target|species|breed|taxon(id)?|type|tag|name"
 )
 _WNID_WORD = re.compile("wnids?|synset(id)?|wordnet(id)?|imagenetid")
-_NAME_WORD = re.compile("(class)?names?|text|label|title|words?|lemmas?|description|prompt")
+_NAME_WORDS = tuple(
+    map(
+        re.compile, ("((class|label|category|display)?names?)", "text|label|title|words?|lemmas?|prompt", "description")
+    )
+)
+"""What a header calls the column of the names, the likeliest first."""
+_WHOLE = re.compile(r"[-+]?\d+(\.0*)?")
+_SERIES = "0"  # pandas' own name for a column without one
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,16 +86,17 @@ class _Columns:
 def parse(place: str, text: str) -> Table:
     """Reads a table.
 
-    The first line is a header where its first cell is a usual word for that, or is of another kind than all others; a
-    WordNet id or a number is a class. Otherwise the table is `unsure`, and the data set must tell.
+    The first line is a header where its first cell and another one are usual words for that, or a cell is of another
+    kind than all below it; a WordNet id or a number is a class. Otherwise the table is `unsure`, and the data set must
+    tell.
 
     Args:
         place: What the user calls it.
         text: Its text.
 
     Raises:
-        UserError: It has no lines of class id and name, a line has no name or more cells than it should, or two lines
-            have the same class or WordNet id.
+        UserError: It has no lines of class id and name, a line has no class id, no name or more cells than it should,
+            the names are numbers, or two lines have the same class or WordNet id.
     """
     if text.lstrip()[:1] in ("{", "["):
         raise UserError(f"{KEY}: {place} is JSON: give {_SHAPE}")
@@ -114,7 +122,20 @@ def _lines(place: str, text: str) -> list[_Line]:
     best = _by_blank(rows) or best
     if rows and not _pairs(best):
         raise UserError(f"{KEY}: {place} has one column: give {_SHAPE}")
-    return [line for line in best if line.cell(0)]
+    return _with_ids(place, [line for line in best if any(line.cells)])
+
+
+def _with_ids(place: str, lines: list[_Line]) -> list[_Line]:
+    """Raises UserError where a line has no class id; only a header may have none, as pandas writes its index."""
+    for number, line in enumerate(lines):
+        if not line.cell(0) and (number or not _is_header_of_index(*lines)):
+            raise UserError(f"{KEY}: {place}, line {line.number}: no class id for {next(filter(None, line.cells))!r}")
+    return lines
+
+
+def _is_header_of_index(first: _Line, *others: _Line) -> bool:
+    said = [cell for cell in first.cells if cell]
+    return all(_is_code(line.cell(0)) for line in others) or all(cell == _SERIES or _is_word(cell) for cell in said)
 
 
 def _split(rows: Sequence[tuple[int, str]], mark: str) -> list[_Line]:
@@ -163,13 +184,29 @@ def _header(first: _Line, *others: _Line) -> tuple[bool, bool]:
     """Says whether the first line is a header, and whether it may be one."""
     if _is_code(first.cell(0)):
         return False, False
-    if _ID_WORD.fullmatch(_word(first.cell(0))) or any(
-        first.cell(column) and not _is_code(first.cell(column)) and all(_is_code(line.cell(column)) for line in others)
-        for column in range(len(first.cells))
-        if others
+    if (
+        not first.cell(0)
+        or _has_words(first)
+        or any(
+            first.cell(column)
+            and not _is_code(first.cell(column))
+            and all(_is_code(line.cell(column)) for line in others)
+            for column in range(len(first.cells))
+            if others
+        )
     ):
         return True, False
     return False, True
+
+
+def _has_words(line: _Line) -> bool:
+    """Whether a line has usual words of a header; one alone, or the same one twice, may be a class and its name."""
+    own, *others = (_word(cell) for cell in line.cells)
+    return bool(_ID_WORD.fullmatch(own)) and any(word != own and _is_word(word) for word in others)
+
+
+def _is_word(cell: str) -> bool:
+    return any(words.fullmatch(_word(cell)) for words in (_ID_WORD, _WNID_WORD, *_NAME_WORDS))
 
 
 def _is_code(cell: str) -> bool:
@@ -189,7 +226,8 @@ def _by_header(header: _Line, lines: Sequence[_Line]) -> tuple[int, int | None]:
         wnid = next((column for column in (2, *columns[2:]) if _are_wnids(lines, column)), None)
     others = [column for column in columns if column != wnid]
     texts = [column for column in others if not all(line.cell(column).isdecimal() for line in lines)] or others
-    return next((column for column in texts if _NAME_WORD.fullmatch(words[column])), next(iter(texts), 1)), wnid
+    named = (column for called in _NAME_WORDS for column in texts if called.fullmatch(words[column]))
+    return next(named, next(iter(texts), 1)), wnid
 
 
 def _by_contents(lines: Sequence[_Line]) -> _Columns:
@@ -225,7 +263,25 @@ def _collected(
     for wnid, count in Counter(wnids.values()).items():
         if count > 1:
             raise UserError(f"{KEY}: {place} has the WordNet id {wnid} for {count} classes")
+    if _are_labels(names):
+        class_id, name = next(pair for pair in names.items() if not _same(*pair))
+        raise UserError(
+            f"{KEY}: {place} has numbers for names, such as {name} for {class_id}: put the number of a class first, "
+            "then its name"
+        )
     return Table(names, place, wnids, header, unsure)
+
+
+def _are_labels(names: Mapping[str, str]) -> bool:
+    """Whether names are numbers, but not those of their classes, as the names of digits are."""
+    if not all(map(_WHOLE.fullmatch, names.values())):
+        return False
+    others = sum(not _same(*pair) for pair in names.items())
+    return others == len(names) or others > 1  # in SVHN only 10 is called 0
+
+
+def _same(class_id: str, name: str) -> bool:
+    return class_id == name or (class_id.isdecimal() and float(class_id) == float(name))
 
 
 def _problem(line: _Line, name: str, wnid: str, most: int) -> str | None:

@@ -51,10 +51,10 @@ def matched(names: Iterable[str]) -> dict[str, str]:
     names = list(names)
     known = synonyms(imagenet())
     whole, first = _by_name({wnid: ", ".join(said) for wnid, said in known.items()}), _by_name(lemmas(imagenet()))
-    lists = any("," in _plain(name) and _plain(name) in whole for name in names)
+    lists = any("," in _folded(name) and _folded(name) in whole for name in names)
     found: dict[str, str] = {}
     for name in names:
-        plain = _plain(name)
+        plain = _folded(name)
         ids = [name] if name in known else whole.get(plain, []) if lists else []
         ids = ids or first.get(plain.split(", ")[0], [])
         if len(ids) != 1:
@@ -71,11 +71,11 @@ def matched(names: Iterable[str]) -> dict[str, str]:
 def _by_name(names: dict[str, str]) -> dict[str, list[str]]:
     by_name: dict[str, list[str]] = {}
     for wnid, name in names.items():
-        by_name.setdefault(_plain(name), []).append(wnid)
+        by_name.setdefault(_folded(name), []).append(wnid)
     return by_name
 
 
-def _plain(name: str) -> str:
+def _folded(name: str) -> str:
     """A name without capitals, underscores, and blanks that do not count."""
     words = [" ".join(word.replace("_", " ").split()) for word in name.split(",")]
     return ", ".join(words).casefold()

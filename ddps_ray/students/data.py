@@ -114,6 +114,10 @@ class Pictures:
             schemas.QUARANTINE,
         )
 
+    def bad_class_ids(self) -> list[str]:
+        """The class of each row of `quarantine`."""
+        return list(self.rows["class_id"].take(pa.array(sorted(self.bad), pa.int64())).to_pylist())
+
     def _good(self, chunk_N: Tensor) -> Tensor:
         if not self.bad:
             return chunk_N

@@ -27,7 +27,8 @@ SETTINGS = Pretrain(
 )
 
 
-def _training(scenes: Path, **changes: object) -> Pretraining:
+def small_training(scenes: Path, **changes: object) -> Pretraining:
+    """One of two classes that takes no time; `changes` of its settings."""
     files = [path for name in NAMES for path in sorted((scenes / "train" / name).iterdir())]
     pixels = np.stack([np.asarray(Image.open(file).resize((32, 32))) for file in files])
     labels = torch.tensor([NAMES.index(file.parent.name) for file in files])
@@ -54,13 +55,13 @@ def _weights(training: Pretraining) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("stop", [3, 6, 9])
 def test_going_on_from_a_state_ends_where_an_undisturbed_training_does(scenes: Path, tmp_path: Path, stop: int) -> None:
-    whole = _training(scenes)
+    whole = small_training(scenes)
     _run(whole)
-    first = _training(scenes)
+    first = small_training(scenes)
     for _ in range(stop):
         first.advance(1)
     torch.save(first.state(), tmp_path / "state.pt")
-    second = _training(scenes)
+    second = small_training(scenes)
     second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     _run(second)
     expected = _weights(whole)
@@ -69,7 +70,7 @@ def test_going_on_from_a_state_ends_where_an_undisturbed_training_does(scenes: P
 
 
 def test_both_losses_fall(scenes: Path) -> None:
-    training = _training(scenes, vae_steps=80, unet_steps=120)
+    training = small_training(scenes, vae_steps=80, unet_steps=120)
     losses: dict[str, list[float]] = {"vae": [], "unet": []}
     while training.phase is not None:
         progress = training.advance(20)
@@ -80,7 +81,7 @@ def test_both_losses_fall(scenes: Path) -> None:
 
 
 def test_latents_are_white_and_the_images_they_stand_for_stay(scenes: Path) -> None:
-    training = _training(scenes, vae_steps=40, flip=False)
+    training = small_training(scenes, vae_steps=40, flip=False)
     training.advance(40)
     latents = training._views()[0]
     scale = training.parts.vae.config.scaling_factor
@@ -107,7 +108,7 @@ def test_words_of_the_prompts_are_one_token_each_and_others_are_spelled() -> Non
 
 
 def test_a_saved_model_loads_as_stable_diffusion_and_draws(scenes: Path, tmp_path: Path) -> None:
-    training = _training(scenes)
+    training = small_training(scenes)
     _run(training)
     save(training.finish(), tmp_path / "model")
     assert not [path for path in (tmp_path / "model").rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]

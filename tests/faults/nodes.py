@@ -78,6 +78,11 @@ class Node:
         self.process.wait(30)
         self._log.unlink(missing_ok=True)
 
+    def joins(self) -> bool:
+        """Waits until it has joined its cluster; False if it ended instead, as Ray ends a node after 30 seconds."""
+        until(lambda: "Ray runtime started" in self._log.read_text() or self.process.poll() is not None, "the node")
+        return self.process.poll() is None
+
     def scorers(self, actor: str) -> list[psutil.Process]:
         """The processes of this node in which an actor of a class scores."""
         assert self.process.poll() is None, f"the node ended by itself: {self._log.read_text()[-2000:]}"
@@ -95,12 +100,12 @@ class Node:
 class Cluster:
     """A head without GPUs, and workers with one each."""
 
-    def __init__(self) -> None:
-        """Starts the head only."""
+    def __init__(self, *options: str) -> None:
+        """Starts the head only, with more options of `ray start`."""
         self._temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
         self._port = free_port()
-        options = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
-        self.head = Node(*options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
+        own = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
+        self.head = Node(*own, *options, "--include-dashboard=false", f"--ray-client-server-port={free_port()}")
         self.workers: list[Node] = []
         until(self._answers, "the head")
 
@@ -110,9 +115,13 @@ class Cluster:
         return f"127.0.0.1:{self._port}"
 
     def add_worker(self) -> Node:
-        """Starts one more worker; it joins when it is ready."""
-        self.workers.append(Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1"))
-        return self.workers[-1]
+        """Starts one more worker, which has joined then; on a busy machine a node may end before, and is begun anew."""
+        for _ in range(3):
+            worker = Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
+            if worker.joins():
+                break
+        self.workers.append(worker)
+        return worker
 
     def lose(self, worker: Node) -> None:
         """Loses a worker."""
@@ -131,9 +140,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int) -> Iterator[Cluster]:
-    """A cluster that is gone afterwards."""
-    made = Cluster()
+def cluster(workers: int, *options: str) -> Iterator[Cluster]:
+    """A cluster that is gone afterwards; its head has more options of `ray start`."""
+    made = Cluster(*options)
     try:
         for _ in range(workers):
             made.add_worker()

@@ -22,13 +22,16 @@ OURS = re.compile(
     r"(run|index|score|distill( \S+|/\S+)?|teacher|evaluate(/\S+, seed \d+)?|report|pretrain)?: \S.*"
     r"|(set|ddps) +(ipc|\d+) .*"  # the table of accuracies
 )
-ENDLESS: dict[str, tuple[dict[str, Any], str]] = {
-    "pretrain": ({"model": {"path": "pretrained"}, "pretrain": {"unet_steps": 10**6, "vae_steps": 1}}, "unet step"),
-    "score": ({"score": {"pairs": 40, "judge": "skip"}}, r"score: \d+ of 120 images"),
-    "teacher": ({"teacher": {"epochs": 4000}}, "teacher: epoch"),
-    "evaluate": ({"evaluate": {"epochs": 10**6}}, "evaluate: 0 of 2 students trained"),
+ENDLESS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "a task": ("score", {}, "score: trying the judge"),
+    "actors": ("score", {"score": {"pairs": 40, "judge": "skip"}}, r"score: \d+ of 120 images"),
+    "a training": ("teacher", {"teacher": {"epochs": 4000}}, "teacher: epoch"),
+    "trainings": ("evaluate", {"evaluate": {"epochs": 10**6}}, "evaluate: 0 of 2 students trained"),
 }
-"""By the stage: what makes it last, and what it says when it is at work."""
+"""By what a driver waits for: the stage, what makes it last, and what it says when it is at work.
+
+Index, pack, distill and report wait for tasks, and pretraining for a training that is started as the teacher's.
+"""
 
 
 def values(folder: Path, scenes: Path) -> dict[str, Any]:
@@ -95,11 +98,11 @@ def test_a_run_says_our_lines_alone(whole: tuple[Path, list[str]]) -> None:
     assert said[0].startswith("run: starting ddps ")
 
 
-@pytest.mark.parametrize("stage", ENDLESS)
+@pytest.mark.parametrize("waits_for", ENDLESS)
 def test_ctrl_c_is_130_and_one_line_and_nothing_is_left(
-    stage: str, whole: tuple[Path, list[str]], tmp_path: Path, scenes: Path
+    waits_for: str, whole: tuple[Path, list[str]], tmp_path: Path, scenes: Path
 ) -> None:
-    changes, at_work = ENDLESS[stage]
+    stage, changes, at_work = ENDLESS[waits_for]
     shutil.copytree(whole[0] / "run", tmp_path / "run")
     forget(tmp_path / "run", stage)
     process = start(stage, "--config", recipe(tmp_path, scenes, **changes))

@@ -3,8 +3,21 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from tests.faults import nodes
 
 WAIT = "RAY_DATA_AUTOSCALING_REQUEST_EXPIRE_TIME_S"
+LISTS: tuple[str, ...] = (
+    "cluster_synced_files",
+    "rsync_exclude",
+    "rsync_filter",
+    "initialization_commands",
+    "setup_commands",
+)
+LISTS += ("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
 CODE = """
 import ddps_ray.pipeline.score
 from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler
@@ -17,6 +30,45 @@ def test_a_killed_drivers_claim_on_the_cluster_ends_soon_unless_the_user_says_ot
     environment = {key: value for key, value in os.environ.items() if key != WAIT}
     assert _said(environment) == "30"
     assert _said(environment | {WAIT: "75"}) == "75"
+
+
+NODES = """
+cluster_name: test
+max_workers: 4
+idle_timeout_minutes: 5
+upscaling_speed: 1
+provider: {type: fake_multinode, head_resources: {CPU: 1}, worker_nodes: {}}
+head_node_type: ray.head.default
+available_node_types:
+  ray.head.default: {resources: {CPU: 1}, node_config: {}, max_workers: 0}
+  gpu: {resources: {CPU: 1, GPU: 1}, node_config: {}, min_workers: 0, max_workers: 4}
+auth: {}
+docker: {}
+file_mounts: {}
+file_mounts_sync_continuously: false
+"""
+ASK = """
+import sys
+from ddps_ray import config
+from ddps_ray.pipeline import cluster, trainers
+from tests.faults.nodes import until
+
+values = {"run_dir": "run", "data": {"root": "data"}, "model": {"path": "quickstart"}, "address": sys.argv[1]}
+recipe = config.parse(values, "test")
+cluster.connect(recipe)
+until(cluster.grows, "the autoscaler")
+print(cluster.gpus(), cluster.trains_on_gpus(recipe), trainers.slots(4, recipe))
+"""
+
+
+def test_workers_are_not_too_many_where_an_autoscaler_brings_their_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(nodes.ENVIRONMENT, "RAY_FAKE_CLUSTER", "1")  # nodes that exist in name only
+    (tmp_path / "nodes.yaml").write_text(NODES + "".join(f"{key}: []\n" for key in LISTS))
+    with nodes.cluster(0, f"--autoscaling-config={tmp_path / 'nodes.yaml'}") as made:
+        asked = subprocess.run([sys.executable, "-c", ASK, made.address], env=nodes.ENVIRONMENT, capture_output=True)
+    assert asked.stdout.split()[-3:] == [b"0.0", b"False", b"1"], asked.stderr.decode()
 
 
 def _said(environment: dict[str, str]) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from ddps_ray import config, imaging, schemas, storage
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import distill
+from ddps_ray.remedies import user_error
 from ddps_ray.storage import Run
 from tests.selection.rows import failed, score_table, scored
 
@@ -238,3 +239,21 @@ def test_a_scored_image_that_is_gone_is_named_and_the_next_run_finishes(scenes: 
     gone.write_bytes(home.read_bytes())
     _distil(folder, sets)
     assert _metadata(folder, "ddps", 12).num_rows == 36
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_shard_that_is_damaged_inside_is_named_to_the_driver(scenes: Path, tmp_path: Path) -> None:
+    folder = _run_dir(tmp_path / "run", _score_rows(scenes))
+    path = folder / "scores" / "007.parquet"
+    group = pq.read_metadata(path).row_group(0)
+    column = next(
+        each for each in map(group.column, range(group.num_columns)) if each.path_in_schema.startswith("dift")
+    )
+    data, start = bytearray(path.read_bytes()), column.dictionary_page_offset or column.data_page_offset
+    data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
+    path.write_bytes(data)
+    with pytest.raises(Exception, match="thrift") as caught:  # by a task: the driver reads other columns
+        _distil(folder, {"ddps": {"ipc": [1]}})
+    found = user_error(caught.value, str(folder))
+    assert found is not None
+    assert found.startswith(f"{path} is damaged (")

@@ -138,6 +138,29 @@ def test_a_data_set_that_has_grown_is_listed_anew(tmp_path: Path, capsys: pytest
     assert [path.name for path in (run_dir / "manifest").iterdir()] == after["files"] == ["train-00001.parquet"]
 
 
+def test_a_run_of_before_uris_had_one_spelling_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, run_dir = photographs(tmp_path / "my data", a=2), tmp_path / "run"
+    growing = recipe(run_dir, root, val=None)
+    growing = growing.model_copy(
+        update={"data": growing.data.model_copy(update={"root": storage.absolute(root.as_uri())})}
+    )
+    index.run(growing)
+    # As it was recorded when a URI stayed as it was written.
+    record = Run(str(run_dir)).record()
+    record["stages"]["index"]["settings"]["root"] = f"file://{root}/"
+    storage.write_json(str(run_dir / "run.json"), record)
+    file = run_dir / "manifest" / "train-00000.parquet"
+    rows = pq.read_table(file)
+    earlier = [f"file://{root}/{name}" for name in rows["image_id"].to_pylist()]
+    pq.write_table(rows.set_column(rows.column_names.index("uri"), rows.schema.field("uri"), [earlier]), file)
+    index.run(growing)
+    assert "already finished: 2 images" in capsys.readouterr().out
+    photographs(root, a=3)
+    index.run(growing, refresh=True)
+    assert "1 more than before" in capsys.readouterr().out
+    assert len(listed(run_dir)) == 3
+
+
 def test_a_refresh_that_is_cut_off_harms_nothing_and_is_repaired(tmp_path: Path) -> None:
     root, run_dir = photographs(tmp_path / "data", a=2), tmp_path / "run"
     growing = recipe(run_dir, root, val=None)

@@ -53,7 +53,7 @@ def test_a_packed_data_set_is_the_same_data_set(
     index.run(first)
     pack.run(first, str(tmp_path / "out"), seconds=0.1)
     said = capsys.readouterr().out
-    assert re.search(r"^pack: \d+ of 54 images in \d files$", said, re.MULTILINE)
+    assert re.search(r"^pack: \d+ of 54 images \(\d+ safe in \d files\)$", said, re.MULTILINE)
     assert "pack: 54 images packed, 0 in quarantine" in said
     files = sorted((tmp_path / "out").glob("*.parquet"))
     assert {file.name.partition("-")[0] for file in files} == {"train", "val"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddps_ray import cli, imaging, manifest, schemas
+from ddps_ray import cli, imaging, manifest, schemas, storage
 from ddps_ray.config import Recipe, parse
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion.scorer import Item, Scorer
@@ -164,9 +164,8 @@ def test_four_actors_other_batches_and_another_order_give_the_same_scores_and_th
     assert len(images) == 10 * (2 + 5)
     assert other_images == images
     assert len(chosen) == 10 * (2 * 4 + 5)
-    typicality = [[row.pop("typicality") for row in rows] for rows in (chosen, other_chosen)]
-    assert other_chosen == chosen
-    assert typicality[0] == pytest.approx(typicality[1], abs=1e-5)
+    for row, other_row in zip(chosen, other_chosen, strict=True):
+        assert other_row == pytest.approx(row, abs=1e-5)
 
 
 def test_scoring_before_indexing_names_the_command(tiny_sd: Path, tmp_path: Path) -> None:
@@ -174,11 +173,23 @@ def test_scoring_before_indexing_names_the_command(tiny_sd: Path, tmp_path: Path
         score.run(_recipe(tmp_path / "run", tmp_path, tiny_sd))
 
 
-def test_a_hundred_photographs_of_all_sizes(shared: Path, tmp_path: Path) -> None:
+def test_a_split_that_is_not_indexed_leaves_the_stage_free(finished: Recipe, tmp_path: Path) -> None:
+    run = Run(str(tmp_path / "run"))
+    indexed = Run(finished.run_dir).record()["stages"]["index"]
+    storage.write_json(run.path("run.json"), {"stages": {"index": indexed}})
+    wrong = finished.model_copy(
+        update={"run_dir": run.uri, "data": finished.data.model_copy(update={"train": "trian"})}
+    )
+    with pytest.raises(UserError, match=r"^data\.train: the index in .*run has no split 'trian'$"):
+        score.run(wrong)
+    assert run.record()["stages"].keys() == {"index"}
+
+
+def test_a_hundred_photographs_of_all_sizes(shared: Path, tiny_sd: Path, tmp_path: Path) -> None:
     values = {
         "run_dir": str(tmp_path / "run"),
         "data": {"root": str(shared), "train": "imagenet-samples", "val": None},
-        "model": {"path": "quickstart"},
+        "model": {"path": str(tiny_sd)},
         "distill": {"sets": {"ddps": {"ipc": [2, 5]}}, "clusters": 3, "top_clusters": 2, "mosaic_up_to": 2, "size": 32},
         "score": {"size": 64, "patch": 32, "pairs": 1, "judge": "skip", "max_aspect": 20},
     }

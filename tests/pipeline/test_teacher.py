@@ -88,7 +88,7 @@ def test_crash_in_the_middle_changes_nothing(trained: Recipe, scenes: Path, tmp_
     crashed = recipe(tmp_path / "run")
     run = inputs.indexed(tmp_path / "run", scenes)
     marker = tmp_path / "died"
-    trainers.fit(die_once, {"recipe": crashed, "marker": str(marker)}, run, "teacher", workers=1, gpu=False)
+    trainers.fit(die_once, {"recipe": crashed, "marker": str(marker)}, run, "teacher", workers=1, recipe=crashed)
     assert marker.read_text() == "2"  # epochs 3 and 4; the first two came from the checkpoint
     made, wanted = (safetensors.torch.load_file(Path(each.run_dir) / WEIGHTS) for each in (crashed, trained))
     assert made.keys() == wanted.keys()

@@ -1,24 +1,86 @@
-"""What trainings leave behind: bad images, each listed once, wherever they lie."""
+"""What trainings leave behind: bad images, each listed once; a state to go on from, or a line if it is damaged."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+import torch
 
 from ddps_ray import schemas
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import trainers
 from ddps_ray.storage import Run
 
 
-def test_bad_images_are_written_by_folder_whatever_that_is_called(tmp_path: Path) -> None:
-    long = "é" * 127
-    uris = [f"/data/val/{long}/1.jpg", f"/data/val/{long}/2.jpg", "/data/val/a-b/c/1.jpg", "/data/val/a/b-c/1.jpg"]
-    uris += ["s3://bucket/x.tar?region=eu#bytes=512+10", "/data/val.parquet#column=img&row=7"]
-    columns = dict.fromkeys(("image_id", "uri"), uris) | {"stage": ["evaluate"] * 6, "reason": ["empty file"] * 6}
-    rows = schemas.table(columns, schemas.QUARANTINE)
-    for _ in range(2):  # as each seed does, which meets the same images
-        trainers.write_quarantine(Run(str(tmp_path)), "evaluate", rows)
-    files = sorted((tmp_path / "quarantine").iterdir())
+def _rows(*uris: str) -> pa.Table:
+    columns = {key: list(uris) for key in ("image_id", "uri")}
+    columns |= {"stage": ["evaluate"] * len(uris), "reason": ["empty file"] * len(uris)}
+    return schemas.table(columns, schemas.QUARANTINE)
+
+
+def _listed(run_dir: Path) -> list[str]:
+    files = sorted((run_dir / "quarantine").iterdir())
     assert all(file.name.startswith("evaluate-") for file in files)
-    found = [row["uri"] for file in files for row in pq.read_table(file).to_pylist()]
-    assert sorted(found) == sorted(uris)
-    assert len(files) == 5
+    return sorted(row["uri"] for file in files for row in pq.read_table(file).to_pylist())
+
+
+def test_bad_images_are_written_by_class_whatever_that_is_called(tmp_path: Path) -> None:
+    uris = ["/data/1.jpg", "/data/2.jpg", "s3://bucket/x.tar?region=eu#bytes=512+10", "/val.parquet#column=img&row=7"]
+    for _ in range(2):  # as each seed does, which meets the same images
+        trainers.write_quarantine(Run(str(tmp_path)), "evaluate", _rows(*uris), ["a/b", "a/b", "é" * 250, "a-b"])
+    assert _listed(tmp_path) == sorted(uris)
+    assert len(list((tmp_path / "quarantine").iterdir())) == 3
+
+
+def test_a_subset_of_the_classes_forgets_no_bad_image_of_the_others(tmp_path: Path) -> None:
+    uris = ["/val/1.jpg", "/val/2.jpg", "/val/3.jpg"]  # all in one folder
+    trainers.write_quarantine(Run(str(tmp_path)), "evaluate", _rows(*uris), ["a", "b", "c"])
+    trainers.write_quarantine(Run(str(tmp_path)), "evaluate", _rows(uris[2]), ["c"])
+    assert _listed(tmp_path) == uris
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Path:
+    """What Ray Train and a worker leave of a training that was killed: a list of states, and one of them."""
+    folder = tmp_path / "checkpoints" / "teacher"
+    (state := folder / "checkpoint_2026-01-01_00-00-00.000001").mkdir(parents=True)
+    torch.save({"epochs": 3, "weights": torch.zeros(1000)}, state / "state.pt")
+    listed = {"checkpoint_results": [{"checkpoint_dir_name": state.name}], "latest_checkpoint_result": None}
+    (folder / "checkpoint_manager_snapshot.json").write_text(json.dumps(listed))
+    return folder
+
+
+def _begins_anew(training: Path) -> str:
+    folder = re.escape(str(training))
+    return rf"^{folder}: the state of the training is damaged \(.+\): delete this folder, and the training begins anew$"
+
+
+@pytest.mark.parametrize("size", [-1, 100, 0])
+def test_a_list_of_states_that_was_cut_is_told_before_the_training(training: Path, tmp_path: Path, size: int) -> None:
+    trainers._check_snapshot(run := Run(str(tmp_path)), "teacher")
+    file = training / "checkpoint_manager_snapshot.json"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match=_begins_anew(training)):
+        trainers._check_snapshot(run, "teacher")
+
+
+def test_a_listed_state_that_is_missing_is_told_before_the_training(training: Path, tmp_path: Path) -> None:
+    shutil.rmtree(next(training.glob("checkpoint_2*")))
+    with pytest.raises(UserError, match=_begins_anew(training)):
+        trainers._check_snapshot(Run(str(tmp_path)), "teacher")
+
+
+@pytest.mark.parametrize("size", [None, 0, 100, -100])
+def test_a_state_that_was_cut_or_is_gone_is_told(training: Path, tmp_path: Path, size: int | None) -> None:
+    (file,) = training.glob("*/state.pt")
+    assert trainers._loaded(file, Run(str(tmp_path)), "teacher")["epochs"] == 3
+    if size is None:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(UserError, match=_begins_anew(training)):
+        trainers._loaded(file, Run(str(tmp_path)), "teacher")

@@ -180,6 +180,29 @@ def tiff(
     return head + b"".join(strips) + _directory(order, everything, start)
 
 
+def big_tiff(image: Image.Image, order: str, compression: int = RAW) -> bytes:
+    """A BigTIFF of an RGB image, to be turned by orientation 8, with resolutions of text."""
+    pixels = np.asarray(image).tobytes()
+    pixels = zlib.compress(pixels) if compression == DEFLATE else pixels
+    entries = [(256, 4, image.width), (257, 4, image.height), (258, 3, 8, 8, 8), (259, 3, compression), (262, 3, 2)]
+    entries += [
+        (273, 16, 16),
+        (274, 3, 8),
+        (277, 3, 3),
+        (279, 16, len(pixels)),
+        (282, 2, *b"much"),
+        (283, 2, *b"more"),
+        (296, 3, 3),
+    ]
+    directory = b"".join(
+        struct.pack(order + "HHQ", tag, kind, len(values))
+        + struct.pack(order + {2: "B", 3: "H", 4: "I", 16: "Q"}[kind] * len(values), *values).ljust(8, b"\0")
+        for tag, kind, *values in entries
+    )
+    head = (b"II+\0" if order == "<" else b"MM\0+") + struct.pack(order + "HHQ", 8, 0, 16 + len(pixels))
+    return head + pixels + struct.pack(order + "Q", len(entries)) + directory + struct.pack(order + "Q", 0)
+
+
 def _directory(order: str, tags: Tags, start: int) -> bytes:
     entries, values = b"", b""
     kept = {tag: entry for tag, entry in sorted(tags.items()) if entry}

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.sources import odd
 from tests.sources.odd import (
+    CANNOT,
     DEFLATE,
     NOISE,
     PICTURE,
@@ -27,6 +28,10 @@ BOMB = zlib.compress(b"a" * (3 << 20))
 TURN: odd.Tags = {274: (3, [8])}
 EXIF = b"Exif\0\0" + odd.exif(TURN)
 XMP = b'<x:xmpmeta tiff:Orientation="8"/>'
+XMP_CHUNK = chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP)
+# Its tags lie behind what one segment of a JPEG can hold.
+_LONG = b"II*\0" + struct.pack("<I", 70_000) + b"\0" * (70_000 - 8) + odd.exif(TURN)[8:]
+LONG_EXIF = [segment(0xE1, b"Exif\0\0" + part) for part in (_LONG[:60_000], _LONG[60_000:])]
 PROFILE = b"\nexif\n" + b"%8d\n" % len(EXIF) + EXIF.hex().encode()
 ANIMATION = chunk(b"acTL", struct.pack(">II", 2, 0))
 FRAME = struct.pack(">IIIIIHHBB", 0, 9, 9, 0, 0, 1, 1, 0, 0)
@@ -145,6 +150,18 @@ METADATA: dict[str, tuple[Maker, Any]] = {
         file("x.png", lambda: odd.png(picture(), behind=chunk(b"eXIf", EXIF[6:]))),
         TURNED,
     ),
+    "PNG with EXIF between its pixels": (
+        file("x.png", lambda: odd.png(picture(), b"", chunk(b"eXIf", EXIF[6:]) + chunk(b"IDAT", b""))),
+        TURNED,
+    ),
+    "PNG with a transparent colour too late, behind its pixels": (
+        file("x.png", lambda: odd.png(picture(), behind=chunk(b"tRNS", struct.pack(">3H", *RED)))),
+        PICTURE,
+    ),
+    "PNG with XMP of which the second says otherwise": (
+        file("x.png", lambda: odd.png(picture(), XMP_CHUNK + XMP_CHUNK.replace(b'"8"', b'"1"'))),
+        TURNED,
+    ),
     "PNG with EXIF as compressed text": (
         file(
             "x.png", lambda: odd.png(picture(), chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(PROFILE)))
@@ -152,7 +169,7 @@ METADATA: dict[str, tuple[Maker, Any]] = {
         TURNED,
     ),
     "PNG with XMP": (
-        file("x.png", lambda: odd.png(picture(), chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP))),
+        file("x.png", lambda: odd.png(picture(), XMP_CHUNK)),
         TURNED,
     ),
     "PNG with compressed XMP": (
@@ -178,6 +195,10 @@ METADATA: dict[str, tuple[Maker, Any]] = {
             "a float": (11, [8]),
         }.items()
     },
+    "JPEG with EXIF in two segments": (
+        file("x.jpg", lambda: odd.jpeg(picture(), *LONG_EXIF)),
+        TURNED,
+    ),
     "JPEG with EXIF whose resolution is text": (
         file("x.jpg", lambda: odd.jpeg(picture(), segment(0xE1, b"Exif\0\0" + odd.exif({**TURN, 282: (2, b"much")})))),
         TURNED,
@@ -234,6 +255,14 @@ METADATA: dict[str, tuple[Maker, Any]] = {
         file("x.tif", lambda: odd.tiff(np.asarray(picture()), {**TURN, **TIFF_TAGS["XMP as text"]})),
         TURNED,
     ),
+    **{
+        f"{'compressed ' if compression == DEFLATE else ''}BigTIFF, {name}": (
+            file("x.tif", odd.big_tiff(picture(), order, compression)),
+            outcome,
+        )
+        for name, order, outcome in (("little-endian", "<", TURNED), ("big-endian", ">", CANNOT))
+        for compression in (RAW, DEFLATE)
+    },
     "AVIF with an orientation": (file("x.avif", lambda: encoded(picture(), "AVIF", exif=EXIF, quality=95)), TURNED),
     **{
         f"AVIF with {name}": (

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from ddps_ray.errors import UserError
-from ddps_ray.sources import classes
+from ddps_ray.sources import classes, imagefolder
+from ddps_ray.sources.listing import Options
 
 
 def test_a_wordnet_id_gets_its_first_imagenet_name_and_another_folder_its_own() -> None:
@@ -99,6 +100,9 @@ def positions(tmp_path: Path, text: str, *labels: int) -> dict[str, tuple[int, s
         ("0,ape\n1,bee\n2,cat\n", (0, 2), {"0": (0, "ape"), "2": (2, "cat")}),  # of which not all need be used
         ("1,ape\n2,bee\n", (1, 2), {"1": (1, "ape"), "2": (2, "bee")}),
         ("1,ape\n01,bee\n", (0, 1), {"1": (0, "ape"), "01": (1, "bee")}),
+        ("1,ape\n01,bee\n", (1,), {"01": (1, "bee")}),  # the same number, so that only the place tells
+        ("key,a key\nlock,a lock\n", (0, 1), {"key": (0, "a key"), "lock": (1, "a lock")}),
+        ("label,Wort\nape,an ape\nbee,a bee\n", (0, 1), {"ape": (0, "an ape"), "bee": (1, "a bee")}),
         ("1,ape\n2,bee\n", (0, 1), {"1": (0, "ape"), "2": (1, "bee")}),  # numbers of lines
     ],
 )
@@ -115,6 +119,7 @@ def test_a_line_is_whose_label_it_can_only_be(
         ("id,name\nape,x\nbee,y\ncat,z\n", (0, 1), r"has 3 lines, and root the labels 0 to 1"),
         ("Tier,Wort\nape,x\nbee,y\ncat,z\n", (0, 1), r"has 4 lines, and root the labels 0 to 1"),
         ("ape,x\nbee,y\ncat,z\ndog,z\n", (0, 2), "the first line, 'ape', could be a header or a class"),
+        ("key,w\nlock,x\nmug,y\npen,z\n", (0, 2), "the first line, 'key', could be a header or a class"),
         ("1,x\n2,y\n3,z\n", (1,), "its lines are numbered from 1, and the labels could count from 0"),
         ("5,x\n7,y\n", (0, 7), "an image with label 0, for which .*names.csv has no line"),
         ("0,nothing\n1,x\n2,y\n", (0, 1), "has 3 lines, and root the labels 0 to 1"),
@@ -126,6 +131,23 @@ def test_a_line_that_could_be_another_labels_is_refused(
     with pytest.raises(UserError, match=said) as caught:
         positions(tmp_path, text, *labels)
     assert "\n" not in str(caught.value)
+
+
+def test_a_renumbered_part_of_imagenet_does_not_get_the_names_of_its_first_classes() -> None:
+    packaged = classes.read(classes.IMAGENET)
+    for count in (1, 10, 999):
+        with pytest.raises(UserError, match=rf"imagenet-1k has 1000 lines, and root the labels 0 to {count - 1}: "):
+            classes.numbered("root", range(count), None, packaged)
+    with pytest.raises(UserError, match="give a table of the data set's own classes, a line a label, in the order"):
+        classes.numbered("root", range(10), None, packaged)
+    own = classes.numbered("root", [0, 217, 482], None, packaged)
+    assert own.texts == {"n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player"}
+    every = classes.numbered("root", range(1000), None, packaged)
+    assert every.texts == dict(packaged)
+    assert list(every.labels.values()) == list(range(1000))
+    folders = classes.ordered(["n02979186", "n02102040"], packaged)
+    assert folders.texts == {"n02102040": "English springer", "n02979186": "cassette player"}
+    assert folders.wnids == {}, "only of those that are none themselves"
 
 
 def test_a_header_that_is_a_class_as_well_is_refused(tmp_path: Path) -> None:
@@ -199,3 +221,61 @@ def test_a_class_id_is_no_longer_than_a_files_name() -> None:
     assert len(cut.encode()) <= 255
     assert cut.startswith("é" * 100)
     assert classes.safe("é" * 128 + "x") != cut
+
+
+@pytest.mark.parametrize(
+    ("ids", "texts"),
+    [
+        (["n02085620-Chihuahua", "n02085782-Japanese_spaniel"], ["Chihuahua", "Japanese spaniel"]),
+        (["n01440764", "n02085782_Japanese_spaniel", "bus_stop"], ["tench", "Japanese spaniel", "bus stop"]),
+        (["001.Black_footed_Albatross", "002.Laysan_Albatross"], ["Black footed Albatross", "Laysan Albatross"]),
+        (["00000_Animalia_Annelida", "00001_Animalia_Chordata"], ["Animalia Annelida", "Animalia Chordata"]),
+        (["1 - кот", "2 - пёс"], ["кот", "пёс"]),
+        (["001.ak47", "002.flag", "003_07"], ["001.ak47", "002.flag", "003 07"]),  # not all of them
+        (["2_door_car", "4_door_car"], ["2 door car", "4 door car"]),  # or they would be the same
+        (["10-19 years", "20-29 years"], ["10-19 years", "20-29 years"]),
+        (["7_up"], ["7 up"]),
+        (["n02085620_1", "n02085620_2"], ["n02085620 1", "n02085620 2"]),
+        (["3D_model", "4x4"], ["3D model", "4x4"]),
+    ],
+)
+def test_codes_in_front_of_folders_stay_out_of_the_prompt(ids: list[str], texts: list[str]) -> None:
+    assert classes.names(ids) == dict(zip(ids, texts, strict=True))
+    published = classes.numbered("root", range(len(ids)), ids, None)
+    assert published.texts == dict(zip(ids, texts, strict=True))
+
+
+def test_two_labels_that_are_one_wordnet_id_do_not_shift_the_names_behind_them() -> None:
+    with pytest.raises(UserError, match="two of the data set's own classes are called 'n01440764'"):
+        classes.numbered("root", [0, 2], ["n01440764", "n01440764", "n01443537"], None)
+
+
+def test_a_wordnet_id_in_front_of_a_folder_is_known_to_a_teacher(tmp_path: Path) -> None:
+    ids = ["n02085620-Chihuahua", "n02085782-Japanese_spaniel"]
+    wnids = {each: each[:9] for each in ids}
+    assert classes.ordered(ids).wnids == wnids
+    assert classes.numbered("root", [0, 1], ids, None).wnids == wnids
+    assert classes.ordered(ids, dict.fromkeys(ids, "dog")).wnids == wnids
+    packaged = classes.ordered(ids, classes.read(classes.IMAGENET))
+    assert packaged.texts == {ids[0]: "Chihuahua", ids[1]: "Japanese spaniel"}
+    assert packaged.wnids == wnids
+    (tmp_path / "names.csv").write_text(f"{ids[0]},dog,n02102040\n{ids[1]},toy\n")
+    assert classes.ordered(ids, classes.read(str(tmp_path / "names.csv"))).wnids == {**wnids, ids[0]: "n02102040"}
+    assert classes.ordered(["001.n02085620", "002.cat"]).wnids == {}
+
+
+def test_folders_with_codes_at_any_depth(tmp_path: Path) -> None:
+    for leaf in ("1_toys/n02085620-Chihuahua", "1_toys/n02085782-Japanese_spaniel"):
+        (tmp_path / "train" / leaf).mkdir(parents=True)
+        (tmp_path / "train" / leaf / "1.jpg").write_bytes(b"x")
+    found = imagefolder.list_images(str(tmp_path), ["train"], options=Options(class_folders="leaf"))
+    assert {row["class_id"]: row["wnid"] for row in found.splits["train"].to_pylist()} == {
+        "1_toys_n02085620-Chihuahua": "n02085620",
+        "1_toys_n02085782-Japanese_spaniel": "n02085782",
+    }
+    assert list(found.class_texts.values()) == ["1 toys Chihuahua", "1 toys Japanese spaniel"]
+
+
+def test_a_long_name_is_judged_at_once() -> None:
+    text = "class" + "1" * 2_000_000 + "x"  # more than an hour where the time grows with the square
+    assert classes.nameless([text]) == [text]

@@ -85,9 +85,21 @@ def test_a_class_that_could_leave_its_folder_cannot(tmp_path: Path) -> None:
         ids(root)
 
 
+TWICE = pa.table({"image": pa.array([b"x"], pa.binary()), "label": [0]})
+
+
+def labelled(labels: pa.Array) -> pa.Table:
+    return pa.table({"image": pa.array([b"x"] * len(labels), pa.binary()), "label": labels})
+
+
 @pytest.mark.parametrize(
     ("table", "said"),
     [
+        (labelled(pa.array([0, 2**63 + 5], pa.uint64())), "row 1 has the label 9223372036854775813, over 2147483647"),
+        (labelled(pa.array([2**31, 0], pa.int64())), "row 0 has the label 2147483648, over 2147483647"),
+        (labelled(pa.array([2**32 - 1], pa.uint32())), "row 0 has the label 4294967295, over"),
+        (labelled(pa.array([b"\xff"], pa.binary()).view(pa.string())), "cannot be read: .*Invalid UTF8"),
+        (TWICE.append_column("label", TWICE["label"]), "no column `label` of whole numbers among image, label, label"),
         (hf_table(cells("a", "b"), [0, -1], ["x"]), r"row 1 has no label \(-1\)"),
         (hf_table(cells("a", "b"), [None, 0], ["x"]), r"row 0 has no label \(None\)"),
         (hf_table(cells("a", "b"), [0, 5], ["x"]), "an image with label 5; there are names for 0 to 0"),
@@ -122,6 +134,76 @@ def test_what_cannot_be_listed_is_named(tmp_path: Path, table: pa.Table, said: s
         ids(write(tmp_path, table))
     assert str(tmp_path) in str(caught.value) or "two images" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def described(metadata: Any) -> pa.Table:
+    """Two images with the labels 0 and 1, and metadata of Hugging Face: text, or what the features are."""
+    table = hf_table(cells("a.jpg", "b.jpg"), [0, 1], None)
+    text = metadata if isinstance(metadata, str) else json.dumps({"info": {"features": metadata}})
+    return table.replace_schema_metadata({"huggingface": text})
+
+
+def of_names(names: Any) -> dict[str, Any]:
+    return {"label": {"_type": "ClassLabel", "names": names}}
+
+
+@pytest.mark.parametrize("kind", [pa.uint64(), pa.uint32(), pa.int8(), pa.uint8()])
+def test_whole_numbers_of_any_width_are_labels(tmp_path: Path, kind: pa.DataType) -> None:
+    images = hf_table(cells("a.jpg", "b.jpg"), [0, 1], None)["image"]
+    root = write(tmp_path, pa.table({"image": images, "label": pa.array([1, 0], kind)}))
+    assert ids(root, {"x": "X", "y": "Y"}) == ["train/y/a.jpg", "train/x/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    "names", [{"1": "bee", "0": "ape"}, {**{str(n): f"no. {n}" for n in range(11, 1, -1)}, "1": "bee", "0": "ape"}]
+)
+def test_names_by_number_are_those_of_the_numbers(tmp_path: Path, names: dict[str, str]) -> None:
+    assert ids(write(tmp_path, described(of_names(names)))) == ["train/ape/a.jpg", "train/bee/b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (of_names({"1": "one", "2": "two"}), "the names of the labels 'label' .* not numbered from 0 to 1: 1, 2"),
+        (of_names({"ape": "x", "bee": "y"}), "not numbered from 0 to 1: ape, bee"),
+        (of_names({"0": "x", "00": "y"}), "not numbered from 0 to 1: 0, 00"),
+        (of_names({"0": "x", "1" * 9999: "y"}), "not numbered from 0 to 1: 0, 1111"),
+        (of_names({"0": "x", "-1": "y"}), "not numbered from 0 to 1: -1, 0"),
+        (of_names(7), "the names of the labels 'label' in its metadata are no list of texts"),
+        (of_names("ab"), "are no list of texts"),
+        (of_names([["ape"], ["bee"]]), "are no list of texts"),
+        (of_names(["ape", None]), "are no list of texts"),
+        ([{"name": "label"}], "the features in its metadata 'huggingface' are no table of columns"),
+        ("[" * 100_000, "its metadata 'huggingface' are nested too deeply"),
+    ],
+)
+def test_names_that_cannot_be_told_are_refused(tmp_path: Path, metadata: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        ids(write(tmp_path, described(metadata)))
+    assert "train-00000-of-00001.parquet" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("metadata", ["{", "[]", "null", '{"info": {}}', '{"info": {"features": null}}'])
+def test_metadata_without_names_leave_them_to_the_user(tmp_path: Path, metadata: str) -> None:
+    root = write(tmp_path, described(metadata))
+    assert ids(root, {"x": "X", "y": "Y"}) == ["train/x/a.jpg", "train/y/b.jpg"]
+
+
+def test_text_in_one_file_and_numbers_in_another_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, labelled(pa.array([0, 1])), "train-00000-of-00002")
+    write(tmp_path, labelled(pa.array(["0", "1"])), "train-00001-of-00002")
+    with pytest.raises(
+        UserError, match=r"labels are int64 in .*00000-of-00002\.parquet and string in .*00001-of-00002"
+    ):
+        ids(tmp_path, {"0": "ape", "1": "bee"})
+
+
+def test_files_are_listed_in_their_order(tmp_path: Path) -> None:
+    for n in range(70):  # more than are read at the same time
+        write(tmp_path, hf_table(cells(f"{n}.jpg"), [n % 2], ["ape", "bee"]), f"train-{n:05d}-of-00070")
+    assert ids(tmp_path) == [f"train/{('ape', 'bee')[n % 2]}/{n}.jpg" for n in range(70)]
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,15 @@ def test_any_separator_with_a_header_or_without(line: str, header: tuple[str, st
         ("5 euro,a coin\n10 euro,a note\n", {"5 euro": "a coin", "10 euro": "a note"}, {}),
         ("'a';'one, or more'\n'b';'two'\n", {"a": "one, or more", "b": "two"}, {}),
         ("# class,name\n\n a , one \n", {"a": "one"}, {}),
+        ("id,description,name\na,long and wide,one\n", {"a": "one"}, {}),
+        ("id,label,class_name\na,long and wide,one\n", {"a": "one"}, {}),
+        ("id,description\na,one\n", {"a": "one"}, {}),
+        ("0,0\n1,1\n", {"0": "0", "1": "1"}, {}),  # digits
+        ("00,0\n01,1\n", {"00": "0", "01": "1"}, {}),
+        ("1,1\n2,2\n10,0\n", {"1": "1", "2": "2", "10": "0"}, {}),
+        ("speed,30\nparking,P\n", {"speed": "30", "parking": "P"}, {}),
+        ("ape;a big, strong one\nbee;small, too\n", {"ape": "a big, strong one", "bee": "small, too"}, {}),
+        ("ape|big;strong\nbee|small;quick\n", {"ape": "big;strong", "bee": "small;quick"}, {}),
     ],
 )
 def test_columns_are_what_the_header_or_their_contents_say(
@@ -74,8 +83,47 @@ def test_a_first_line_of_words_may_be_either() -> None:
 
 
 @pytest.mark.parametrize(
+    "word", ["key", "type", "code", "tag", "target", "species", "name", "number", "directory", "label", "id", "index"]
+)
+def test_a_class_that_is_called_as_headers_are_may_be_one(word: str) -> None:
+    for name in (f"a {word}", word):
+        found = read(f"{word},{name}\nlock,a lock\n")
+        assert (dict(found), found.unsure, found.header) == ({word: name, "lock": "a lock"}, True, None)
+    found = read(f"{word},{'title' if word != 'title' else 'text'}\nlock,a lock\n")
+    assert (dict(found), found.unsure, found.header) == ({"lock": "a lock"}, False, word)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (",name\n0,an ape\n1,a bee\n", {"0": "an ape", "1": "a bee"}),
+        (",name\nape,an ape\nbee,a bee\n", {"ape": "an ape", "bee": "a bee"}),
+        (",0\nape,an ape\nbee,a bee\n", {"ape": "an ape", "bee": "a bee"}),  # a Series without a name
+        (",Wort\n0,an ape\n1,a bee\n", {"0": "an ape", "1": "a bee"}),
+        (",wnid,name\n0,n01440764,tench\n", {"0": "tench"}),
+        ("id,name\nape,an ape\n,\n,,\n", {"ape": "an ape"}),  # as a spreadsheet ends
+    ],
+)
+def test_a_header_has_no_name_for_pandas_index(text: str, names: dict[str, str]) -> None:
+    found = read(text)
+    assert (dict(found), found.unsure) == (names, False)
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("class,index\nzebra,0\napple,2\nmug,1\n", "has numbers for names, such as 0 for zebra: put the number"),
+        ("cat,0\ndog,1\n", "has numbers for names, such as 0 for cat"),
+        ("name,label\ncat,0.0\ndog,1.0\n", r"has numbers for names, such as 0\.0 for cat"),
+        ("n01440764 0\nn01443537 1\n", "has numbers for names, such as 0 for n01440764"),
+        ("n01440764,0\nn01443537,1\n", "has numbers for names, such as 0 for n01440764"),
+        ("name,wnid,label\ntench,n01440764,0\n", "has numbers for names, such as 0 for tench"),
+        ("tench,0,n01440764\n", "has numbers for names, such as 0 for tench"),
+        ("0,0\n1,1\n10,2\n11,3\n2,4\n", "has numbers for names, such as 2 for 10"),  # folders in the order of text
+        ("ape,an ape\n,a bee\ncat,a cat\n", "line 2: no class id for 'a bee'"),
+        (",an ape\nbee,a bee\n", "line 1: no class id for 'an ape'"),
+        ("id;name\nape;an ape\n;a bee\n", "line 3: no class id for 'a bee'"),
+        ("id,name,wnid\n,,n01440764\n", "line 2: no class id for 'n01440764'"),
         ("", "has no lines"),
         ("id,name\n", "has a header and no lines"),
         ("tench\ngreat white shark\n", "has one column"),

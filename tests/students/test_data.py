@@ -43,6 +43,7 @@ def test_bad_images_are_left_out_and_reported(broken: pa.Table, limit: int) -> N
     bad = schemas.check(pictures.quarantine("evaluate"), schemas.QUARANTINE)
     assert bad["image_id"].to_pylist() == ["1.png", "3.png"]
     assert set(bad["stage"].to_pylist()) == {"evaluate"}
+    assert pictures.bad_class_ids() == ["a", "a"]
     assert "decoded" in bad["reason"][0].as_py()
     assert "read" in bad["reason"][1].as_py()
 
