@@ -69,7 +69,7 @@ def _each(uris: Iterable[str], work: Callable[[str], T]) -> list[T | BadImage]:
         try:
             return work(uri)
         except BadImage as reason:
-            return reason
+            return BadImage(str(reason))  # without the traceback, whose frames hold the image
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(one, uris))
