@@ -45,10 +45,17 @@ def advice(folder: str, names: Sequence[str], inside: bool = False) -> str:
         return f"; {first} is an archive, which is not read: unpack it and put there what is in it"
     if inside:
         return f"; it has {len(found)} archives: unpack each into a folder of its own{_each(folder, first)}"
+    command = _here(folder, [first])
     if any(".tar." in name.lower() and _SHARD.fullmatch(stem(name)) for name in found):
-        return f"; {first} is packed: unpack it, or `gunzip` it where it is a WebDataset shard{_all(folder, found)}"
-    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f"; unpack {first}{others} first{_all(folder, found)}"
+        return f"; {first} is packed: unpack it, or `gunzip` it where it is a WebDataset shard{command}"
+    return f"; unpack {first} first{command}"
+
+
+def together(folder: str, names: Sequence[str]) -> str:
+    """Says, for the end of an error, what unpacks all of some archives: what is in them has the folders it needs."""
+    if len(names) < 2 or "://" in folder:
+        return advice(folder, names)
+    return f"; unpack {names[0]} and {len(names) - 1} more first{_here(folder, names)}"
 
 
 def _unpack(kind: str, file: str, target: str) -> str:
@@ -67,7 +74,7 @@ def _each(folder: str, first: str) -> str:
     return f": `cd {quote(folder)} && for f in *{kind}; do mkdir -p {target} && {unpack}; done`"
 
 
-def _all(folder: str, names: Sequence[str]) -> str:
+def _here(folder: str, names: Sequence[str]) -> str:
     """The command for archives that unpack where they are; ImageNet's have no folder of their split inside."""
     commands = [_one(name) for name in names]
     return f": `{' && '.join([f'cd {quote(folder)}', *commands])}`" if all(commands) else ""

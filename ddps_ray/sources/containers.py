@@ -141,8 +141,8 @@ def _several_places(root: str, split: str, matches: Sequence[_Split]) -> str:
     deeper = [each.folder for each in matches if each.folder and each.folder.rpartition("/")[2] != each.name]
     choice = f"set data.root={storage.join(root, deeper[0])}, or " if deeper else ""
     return (
-        f"data: {root} has the split {split!r} in {len(matches)} places, {places}, which could be copies of each other: "
-        f"{choice}leave one of them in it"
+        f"data: {root} has the split {split!r} in {len(matches)} places, {places}, which could be copies: {choice}"
+        "leave one of them in it"
     )
 
 

@@ -1,6 +1,5 @@
 """What lies in a folder, at any path or URI; and the images of a class that has one."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -120,12 +119,6 @@ def forget() -> None:
     _at_the_top.cache_clear()
 
 
-def is_folder(uri: str) -> bool:
-    """Says whether a folder is there."""
-    filesystem, path = storage.open_uri(uri)
-    return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
-
-
 @lru_cache
 def extensions() -> tuple[str, ...]:
     """How an image's name ends, by Pillow's own table of the formats that are decoded."""
@@ -215,7 +208,8 @@ def _here(filesystem: fs.FileSystem, base: str) -> list[fs.FileInfo]:
     """What lies in a folder of this machine, sorted, with the links that lead nowhere, which Arrow leaves out."""
     found = filesystem.get_file_info(fs.FileSelector(base))
     names = {info.base_name for info in found}
-    lost = [fs.FileInfo(f"{base}/{name}", fs.FileType.NotFound) for name in os.listdir(base) if name not in names]
+    every = (path.name for path in Path(base).iterdir())
+    lost = [fs.FileInfo(f"{base}/{name}", fs.FileType.NotFound) for name in every if name not in names]
     return sorted([*found, *lost], key=lambda info: str(info.path))
 
 
@@ -244,7 +238,7 @@ def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[fs.FileInfo]:
 
 
 def _id(folder: str) -> _Id:
-    found = os.stat(folder)
+    found = Path(folder).stat()
     return found.st_dev, found.st_ino
 
 

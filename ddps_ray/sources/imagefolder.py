@@ -19,8 +19,7 @@ _OF_IMAGES = frozenset(("images", "image", "imgs", "img", "pictures", "photos", 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether the training split's folder has class folders."""
-    train = storage.join(root, splits[0])
-    return folders.is_folder(train) and bool(folders.folders(train))
+    return splits[0] in folders.folders(root) and bool(folders.folders(storage.join(root, splits[0])))
 
 
 def has_images(root: str, split: str) -> bool:

@@ -164,7 +164,7 @@ def test_an_archive_beside_parquet_files_is_not_taken_for_shards(tmp_path: Path,
         (["data_batch_1", "batches.meta"], "it is CIFAR for Python, which is pickled and never loaded"),
         (["train.tfrecord", "dataset.json"], r"its files are 1 \.json, 1 \.tfrecord$"),
         (["train/data-00000-of-00001.arrow", "val/x"], r"train has no class folders; its files are 1 \.arrow$"),
-        (["images/cat/1.jpg", "cat/1.jpg"], "if these are the classes, move them into a folder train/ there$"),
+        (["images/cat/1.jpg", "cat/1.jpg"], "the classes, move them into a folder train/ there, or set"),
     ],
 )
 def test_a_format_that_is_not_read_is_told(tmp_path: Path, names: list[str], said: str) -> None:
