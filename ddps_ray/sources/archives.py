@@ -1,7 +1,7 @@
 """Archives that lie where a data set should: they are not read, and what unpacks them is said."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from shlex import quote
 
@@ -45,17 +45,23 @@ def advice(folder: str, names: Sequence[str], inside: bool = False) -> str:
         return f"; {first} is an archive, which is not read: unpack it and put there what is in it"
     if inside:
         return f"; it has {len(found)} archives: unpack each into a folder of its own{_each(folder, first)}"
-    command = _here(folder, [first])
+    command = _here(folder, {first: False})
     if any(".tar." in name.lower() and _SHARD.fullmatch(stem(name)) for name in found):
         return f"; {first} is packed: unpack it, or `gunzip` it where it is a WebDataset shard{command}"
     return f"; unpack {first} first{command}"
 
 
-def together(folder: str, names: Sequence[str]) -> str:
-    """Says, for the end of an error, what unpacks all of some archives: what is in them has the folders it needs."""
-    if len(names) < 2 or "://" in folder:
-        return advice(folder, names)
-    return f"; unpack {names[0]} and {len(names) - 1} more first{_here(folder, names)}"
+def together(folder: str, names: Mapping[str, bool]) -> str:
+    """Says, for the end of an error, what unpacks all of some archives.
+
+    Args:
+        folder: Path or URI.
+        names: Archives in it, and whether what is in each needs a folder that is called as the archive.
+    """
+    if "://" in folder:
+        return advice(folder, list(names))
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"; unpack {next(iter(names))}{more} first{_here(folder, names)}"
 
 
 def _unpack(kind: str, file: str, target: str) -> str:
@@ -74,14 +80,16 @@ def _each(folder: str, first: str) -> str:
     return f": `cd {quote(folder)} && for f in *{kind}; do mkdir -p {target} && {unpack}; done`"
 
 
-def _here(folder: str, names: Sequence[str]) -> str:
-    """The command for archives that unpack where they are; ImageNet's have no folder of their split inside."""
-    commands = [_one(name) for name in names]
+def _here(folder: str, names: Mapping[str, bool]) -> str:
+    """The command for archives that unpack where they are, or into folders that are called as they are."""
+    commands = [_one(name, own) for name, own in names.items()]
     return f": `{' && '.join([f'cd {quote(folder)}', *commands])}`" if all(commands) else ""
 
 
-def _one(name: str) -> str:
+def _one(name: str, own: bool) -> str:
+    """The command for one archive; ImageNet's have no folder of their split inside, so that one is made."""
     split = _ILSVRC.fullmatch(stem(name))
-    target = quote(split["split"] if split else ".")
+    inner = split["split"] if split else stem(name) if own else "."
+    target = quote(inner)
     unpack = _unpack(name[len(stem(name)) :], quote(name), target)
-    return f"mkdir -p {target} && {unpack}" if split else unpack
+    return f"mkdir -p {target} && {unpack}" if unpack and inner != "." else unpack

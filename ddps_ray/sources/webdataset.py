@@ -62,17 +62,17 @@ class _Reader:
     options: Options
 
     @property
-    def ending(self) -> str | None:
+    def wanted(self) -> str | None:
         """The only ending of images, if there is one."""
-        wanted = self.options.image_column
-        return None if wanted is None else f".{wanted.lower().lstrip('.')}"
+        named = self.options.image_column
+        return None if named is None else f".{named.lower().lstrip('.')}"
 
     def is_image(self, name: str) -> bool:
-        return folders.is_image(name) if self.ending is None else name.lower().endswith(self.ending)
+        return folders.is_image(name) if self.wanted is None else name.lower().endswith(self.wanted)
 
     def key(self, name: str) -> str:
         """What an image's file and that of its label have in common."""
-        return name[: -len(self.ending or leftovers.ending(name))]
+        return name[: -len(self.wanted or leftovers.ending(name))]
 
     def is_label(self, name: str) -> bool:
         kind = leftovers.ending(name)
@@ -185,16 +185,18 @@ def _those(shards: list[_Shard]) -> str:
 def _remedy(shards: list[_Shard]) -> str:
     """What to do about tar files without labels: they are archives of folders, or of archives."""
     packed = [
-        shard.uri for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
+        shard for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
     ]
     if not packed or any(shard.keys for shard in shards):
         return ""
-    folder = packed[0].rpartition("/")[0]
-    names = [uri.rpartition("/")[2] for uri in packed if uri.rpartition("/")[0] == folder]
-    stems = {archives.stem(name) for name in names}
-    if len(names) == 1 or all(map(advice.is_usual, stems)) or any(stems & shard.tops for shard in shards):
-        return archives.together(folder, names)
-    return archives.advice(folder, names, inside=True)
+    folder = packed[0].uri.rpartition("/")[0]
+    tops = {name: shard.tops for shard in packed for place, _, name in [shard.uri.rpartition("/")] if place == folder}
+    stems = {name: archives.stem(name) for name in tops}
+    if len(tops) > 1 and not any(stems[name] in tops[name] for name in tops):
+        return archives.advice(folder, list(tops), inside=True)
+    return archives.together(
+        folder, {name: advice.is_usual(stem) and stem not in tops[name] for name, stem in stems.items()}
+    )
 
 
 def _read_all(root: str, paths: list[str], reader: _Reader) -> list[_Shard]:

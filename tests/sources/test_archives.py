@@ -121,6 +121,17 @@ def test_archives_of_splits_unpack_side_by_side_and_stay(tmp_path: Path) -> None
     assert {path.name for path in tmp_path.iterdir()} == {"train", "val", "train.tar", "val.tar"}
 
 
+@pytest.mark.parametrize("inner", [["", ""], ["train/", ""], ["", "val/"]])
+def test_archives_of_splits_without_a_folder_of_the_split_get_one(tmp_path: Path, inner: list[str]) -> None:
+    for split, folder in zip(SPLITS, inner, strict=True):
+        tar(tmp_path / f"{split}.tar", {f"{folder}{name}/1.jpg": b"x" for name in ("cat", "dog")})
+    obeyed(tmp_path)
+    found = layouts.list_images(layouts.find(str(tmp_path), SPLITS), str(tmp_path), SPLITS, None, None)
+    assert [rows["image_id"].to_pylist() for rows in found.splits.values()] == [
+        [f"{split}/cat/1.jpg", f"{split}/dog/1.jpg"] for split in SPLITS
+    ]
+
+
 def test_archives_that_have_their_own_folder_get_no_other(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         tar(tmp_path / "train" / f"{name}.tar", {f"./{name}/1.jpg": b"x"})
