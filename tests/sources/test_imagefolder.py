@@ -273,6 +273,9 @@ def test_links_that_lead_nowhere_are_counted_and_said(tmp_path: Path) -> None:
         assert [rows.num_rows for rows in found.splits.values()] == [1, 1]
         assert found.notes == ("warning: 4 links that lead nowhere, skipped",)
         assert found.skipped == 4
+    (tmp_path / "test").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=rf"data: {tmp_path}/test is a link that leads nowhere$"):
+        imagefolder.list_images(str(tmp_path), ["train", "test"])
     (tmp_path / "train" / "a" / "0.png").unlink()
     with pytest.raises(UserError, match=r"train/a has no images, but 2 links that lead nowhere$"):
         listed(tmp_path, Options())

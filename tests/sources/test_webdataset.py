@@ -280,7 +280,7 @@ def test_shards_as_timm_publishes_imagenet(tmp_path: Path) -> None:
     """`imagenet1k-train-0000.tar` with a number in `.cls` and all else in `.json`; `_info.json` beside them."""
     for split, count in (("train", 2), ("validation", 1)):
         for n in range(count):
-            members = {}
+            members: dict[str, bytes] = {}
             for label, wnid in ((0, "n01440764"), (1, "n01443537")):
                 key, about = (
                     f"{wnid}_{n}",

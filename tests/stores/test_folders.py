@@ -5,7 +5,8 @@ import itertools
 import pytest
 
 from ddps_ray import storage
-from ddps_ray.sources import layouts
+from ddps_ray.errors import UserError
+from ddps_ray.sources import imagefolder, layouts
 from tests.stores.conftest import Store
 from tests.stores.flaky import flaky
 
@@ -25,3 +26,17 @@ def test_a_folder_that_is_a_data_set_is_known_by_a_few_requests(store: Store) ->
     with flaky(store.address, share=0) as proxy:
         assert layouts.find(store.uri("few", proxy.address), ["train"]) == "imagefolder"
     assert sum(proxy.attempts.values()) <= 6
+
+
+def test_classes_are_listed_in_order_whichever_answer_comes_first(store: Store) -> None:
+    for class_id in range(40):
+        storage.write_bytes(store.uri(f"many/train/{class_id:02d}/1.jpg"), b"x")
+        storage.write_bytes(store.uri(f"many/train/{class_id:02d}/x.{class_id % 3}"), b"x")
+    with flaky(store.address, share=0.1, seed=3) as proxy:
+        found = imagefolder.list_images(store.uri("many", proxy.address), ["train"])
+    assert found.splits["train"]["image_id"].to_pylist() == [f"train/{class_id:02d}/1.jpg" for class_id in range(40)]
+    assert found.notes == ("other files are skipped: 14 .0, 13 .1, 13 .2",)
+    for class_id in (7, 8):
+        storage.write_bytes(store.uri(f"many/train/{class_id:02d}x/notes.txt"), b"x")
+    with pytest.raises(UserError, match=r"train/07x.* has no images, but 1 \.txt"):
+        imagefolder.list_images(store.uri("many"), ["train"])
