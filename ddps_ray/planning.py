@@ -175,7 +175,7 @@ def _try(recipe: Recipe, folder: Path) -> None:
     if not verdict.is_judge and recipe.score.judge == "stop":
         raise UserError(verdict.reason())
     for doubt in verdict.doubts():
-        say(f"warning: {doubt}")
+        say(_row("warning", doubt))
 
 
 def assumed(cost: Cost, gpu: str, dtype: str, utilisation: float) -> Speed:

@@ -75,7 +75,7 @@ def _read_for_a_copy(uri: str) -> bytes:
     if not data:
         raise BadImage("empty file")
     Image.init()
-    if not any(accepts and accepts(data[:16]) for _, accepts in map(Image.OPEN.__getitem__, imaging._FORMATS)):
+    if not any(accepts and accepts(data[:16]) for _, accepts in map(Image.OPEN.__getitem__, imaging.FORMATS)):
         raise BadImage("not an image")
     return data
 
