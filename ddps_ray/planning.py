@@ -174,6 +174,8 @@ def _try(recipe: Recipe, folder: Path) -> None:
     say(_row("judge", verdict.line()))
     if not verdict.is_judge and recipe.score.judge == "stop":
         raise UserError(verdict.reason())
+    for doubt in verdict.doubts():
+        say(_row("warning", doubt))
 
 
 def assumed(cost: Cost, gpu: str, dtype: str, utilisation: float) -> Speed:

@@ -100,9 +100,9 @@ def test_a_plan_tries_the_judge_and_ends_with_2_where_it_is_none(
     said = _plan(indexed, capsys, "--set", "score.judge=stop")
     assert said["judge"].startswith("one class, so that the judge cannot be tried (error ")
     run = Run(str(tmp_path / "run"))
-    rows = manifest.dataset(run).to_table().to_pylist()
-    for number, row in enumerate(rows):
-        row |= {"class_id": "ab"[number % 2], "class_text": ("fish", "leaf")[number % 2], "label": number % 2}
+    rows = 10 * manifest.dataset(run).to_table().to_pylist()
+    names = [{"class_id": "a", "class_text": "fish", "label": 0}, {"class_id": "b", "class_text": "leaf", "label": 1}]
+    rows = [row | names[number % 2] | {"image_id": str(number)} for number, row in enumerate(rows)]
     single = ["--set", "distill.mosaic_up_to=0"]
     manifest.write(run, "train", pa.Table.from_pylist(rows, schemas.MANIFEST))
     assert cli.main(["plan", "--config", str(indexed), "--set", "score.judge=stop", *single]) == 2

@@ -27,8 +27,8 @@ def load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
         UserError: The store does not answer, although its client has tried again and again.
     """
 
-    def prepare(image: Image.Image) -> tuple[Image.Image, Image.Image]:
-        return image, imaging.scale(image, settings.size, factor, settings.max_aspect)
+    def prepare(image: Image.Image) -> tuple[tuple[int, int], Image.Image]:
+        return image.size, imaging.scale(image, settings.size, factor, settings.max_aspect)
 
     with answering():
         results = attempt(rows.column("uri").to_pylist(), prepare)
@@ -37,7 +37,7 @@ def load(rows: pa.Table, settings: Score, factor: int) -> pa.Table:
         bad = isinstance(result, BadImage)
         columns["error"].append(str(result) if bad else None)
         columns["pixels"].append(None if isinstance(result, BadImage) else result[1].tobytes())
-        sizes = [None] * 4 if isinstance(result, BadImage) else [*result[0].size, *result[1].size]
+        sizes = [None] * 4 if isinstance(result, BadImage) else [*result[0], *result[1].size]
         for name, size in zip(SIZES, sizes, strict=True):
             columns[name].append(size)
     for field in _PIXELS:

@@ -32,7 +32,7 @@ class Cifar:
     def recognises(self, root: str, splits: Sequence[str]) -> bool:
         """Whether a folder has the names and a file of images."""
         first = self.files["train"][0]
-        return all(storage.exists(storage.join(root, name)) for name in (self.names_file, first))
+        return all(folders.has(root, name) for name in (self.names_file, first))
 
     def list_images(
         self,

@@ -1,6 +1,8 @@
 """What lies in a folder, at any path or URI; and the images of a class that has one."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,11 +26,31 @@ class Entries:
         files: The files.
         folders: The subfolders.
         passed: Those subfolders that systems leave, whose contents do not count.
+        dangling: Links that lead nowhere.
     """
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
     passed: tuple[str, ...]
+    dangling: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Files, and what would be some if its link led anywhere."""
+        return tuple(sorted((*self.files, *self.dangling)))
+
+
+_remembered: ContextVar[dict[str, Entries] | None] = ContextVar("_remembered", default=None)
+
+
+@contextmanager
+def remembering() -> Iterator[None]:
+    """Within it, each folder is looked into once; not so in threads that are begun there."""
+    before = _remembered.set({})
+    try:
+        yield
+    finally:
+        _remembered.reset(before)
 
 
 def look(folder: str) -> Entries:
@@ -37,10 +59,30 @@ def look(folder: str) -> Entries:
     Raises:
         UserError: It cannot be listed, or a name is not UTF-8.
     """
+    known = _remembered.get()
+    if known is None:
+        return _look(folder)
+    if folder not in known:
+        known[folder] = _look(folder)
+    return known[folder]
+
+
+def _look(folder: str) -> Entries:
     filesystem, base = storage.open_uri(folder)
     if filesystem.type_name == "gcs":  # which lists no folder that only its files make
         return _at_the_top(folder)
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return _entries(folder, base, lambda: _here(filesystem, base))
     return _entries(folder, base, lambda: filesystem.get_file_info(fs.FileSelector(base)))
+
+
+def has(folder: str, name: str) -> bool:
+    """Says whether a folder has a file or a subfolder of a name; no where it cannot be listed."""
+    try:
+        here = look(folder)
+    except UserError:
+        return False
+    return name in here.files or name in here.folders
 
 
 def tree(folder: str) -> Entries:
@@ -75,12 +117,6 @@ def _at_the_top(folder: str) -> Entries:
 def forget() -> None:
     """Forgets which subfolders there were: before and after a data set is listed."""
     _at_the_top.cache_clear()
-
-
-def is_folder(uri: str) -> bool:
-    """Says whether a folder is there."""
-    filesystem, path = storage.open_uri(uri)
-    return bool(filesystem.get_file_info(path).type == fs.FileType.Directory)
 
 
 @lru_cache
@@ -144,12 +180,13 @@ def images_in(folder: str, called: str, left: Leftovers) -> list[str]:
 
 def _images(folder: str, called: str, left: Leftovers, found: Entries) -> list[str]:
     names = [name for name in found.files if is_image(name)]
-    others = Leftovers(folders=[f"{called}/{path}" for path in found.passed])
+    others = Leftovers(folders=[f"{called}/{path}" for path in found.passed], dangling=len(found.dangling))
     if len(names) < len(found.files):
         kept = set(names)
         others.add_files(name for name in found.files if name not in kept)
     if not names:
         instead = f", but {leftovers.in_words(others.endings)}" if others.endings else ""
+        instead += f", but {leftovers.links(others.dangling)}" if others.dangling else ""
         raise UserError(f"data: {folder} has no images{instead}")
     left.add(others)
     return names
@@ -167,19 +204,49 @@ def rows(split: str, folder: str, owners: Mapping[str, str], known: Classes) -> 
     )
 
 
+def _here(filesystem: fs.FileSystem, base: str) -> list[fs.FileInfo]:
+    """What lies in a folder of this machine, sorted, with the links that lead nowhere, which Arrow leaves out."""
+    found = filesystem.get_file_info(fs.FileSelector(base))
+    names = {info.base_name for info in found}
+    every = (path.name for path in Path(base).iterdir())
+    lost = [fs.FileInfo(f"{base}/{name}", fs.FileType.NotFound) for name in every if name not in names]
+    return sorted([*found, *lost], key=lambda info: str(info.path))
+
+
+_Id = tuple[int, int]
+"""Device and number of a folder, whatever links lead there."""
+
+
 def _walk(filesystem: fs.FileSystem, base: str) -> Iterator[fs.FileInfo]:
-    """Goes down a tree, but not into what does not count: the owner of a `lost+found` does not let others read it."""
-    pending = [base]
+    """Goes down a tree, but not into what does not count: the owner of a `lost+found` does not let others read it.
+
+    A link is followed, but never to a folder that it is in; and inside a linked folder, where links to links could be
+    without end, only to a folder that has not been seen.
+    """
+    seen = {_id(base)}
+    pending = [(base, frozenset(seen), False)]
     while pending:
-        for info in filesystem.get_file_info(fs.FileSelector(pending.pop())):
+        folder, above, linked = pending.pop()
+        for info in _here(filesystem, folder):
             yield info
-            if info.type == fs.FileType.Directory and not (_is_hidden(info.base_name) or _leads_back(Path(info.path))):
-                pending.append(info.path)
+            if info.type != fs.FileType.Directory or _is_hidden(info.base_name) or _leads_back(Path(info.path)):
+                continue
+            here, is_link = _id(info.path), Path(info.path).is_symlink()
+            if here not in above and not (is_link and linked and here in seen):
+                seen.add(here)
+                pending.append((info.path, above | {here}, linked or is_link))
+
+
+def _id(folder: str) -> _Id:
+    found = Path(folder).stat()
+    return found.st_dev, found.st_ino
 
 
 def _entries(folder: str, base: str, found: Callable[[], Iterable[fs.FileInfo]]) -> Entries:
     """Sorts what is found in a folder."""
-    kinds: dict[fs.FileType, list[str]] = {fs.FileType.File: [], fs.FileType.Directory: []}
+    kinds: dict[fs.FileType, list[str]] = {
+        kind: [] for kind in (fs.FileType.File, fs.FileType.Directory, fs.FileType.NotFound)
+    }
     passed = set()
     try:
         for info in found():
@@ -195,8 +262,8 @@ def _entries(folder: str, base: str, found: Callable[[], Iterable[fs.FileInfo]])
         raise UserError(f"data: {folder} has a file whose name is not UTF-8: {error.object!r}") from error
     except OSError as error:
         raise UserError(f"data: {folder} cannot be listed: {first_line(error)}") from error
-    names, folders = (tuple(sorted(kinds[kind])) for kind in kinds)
-    return Entries(names, folders, tuple(sorted(passed)))
+    names, folders, dangling = (tuple(sorted(paths)) for paths in kinds.values())
+    return Entries(names, folders, tuple(sorted(passed)), dangling)
 
 
 @lru_cache

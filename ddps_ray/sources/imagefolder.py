@@ -1,6 +1,7 @@
 """The ImageFolder layout, `<root>/<split>/<class>/**/<image>`, at any path or URI."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,19 +12,20 @@ from ddps_ray.sources import advice, classes, folders, listing, locators
 from ddps_ray.sources.leftovers import Leftovers
 from ddps_ray.sources.listing import PLAIN, Classes, Listing, Options
 
+_THREADS = 32
 _OF_IMAGES = frozenset(("images", "image", "imgs", "img", "pictures", "photos", "jpg", "jpeg", "png"))
 """What a class's one inner folder is called where it is no class."""
 
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether the training split's folder has class folders."""
-    train = storage.join(root, splits[0])
-    return folders.is_folder(train) and bool(folders.folders(train))
+    return splits[0] in folders.folders(root) and bool(folders.folders(storage.join(root, splits[0])))
 
 
 def has_images(root: str, split: str) -> bool:
     """Whether the first class folder of a split, or a folder in it, has an image."""
-    first = storage.join(root, split, folders.folders(storage.join(root, split))[0])
+    folder = top(root, split)
+    first = storage.join(folder, folders.folders(folder)[0])
     return any(map(folders.is_image, folders.tree(first).files))
 
 
@@ -58,13 +60,24 @@ def list_images(
     return Listing(listed, known.texts, left.count, notes=notes)
 
 
+def top(root: str, split: str) -> str:
+    """The folder of a split's class folders: its own, or one of the same name that is all there is in it."""
+    folder = storage.join(root, split)
+    here = folders.look(folder)
+    if here.folders == (split,) and not here.files:
+        inner = folders.look(storage.join(folder, split))
+        if inner.folders and not any(map(folders.is_image, inner.files)):
+            return storage.join(folder, split)
+    return folder
+
+
 def class_ids(root: str, split: str) -> list[str]:
     """Returns, sorted, the names of a split's class folders.
 
     Raises:
         UserError: There are none.
     """
-    folder = storage.join(root, split)
+    folder = top(root, split)
     found = folders.look(folder)
     if not found.folders:
         raise UserError(f"data: {folder} has no class folders{advice.flat(folder, found.files)}")
@@ -88,17 +101,22 @@ def list_split(root: str, split: str, ids: Sequence[str], known: Classes, left: 
     Raises:
         UserError: A class is not known, or has no images.
     """
-    top = storage.join(root, split)
-    _leave(folders.look(top), split, left)
-    tables = []
-    for class_id in ids:
-        place, called = storage.join(top, class_id), f"{split}/{class_id}"
+    folder = top(root, split)
+    _leave(folders.look(folder), split, left)
+
+    def images(class_id: str) -> tuple[str, list[str], Leftovers]:
+        place, called, others = storage.join(folder, class_id), f"{split}/{class_id}", Leftovers()
         if class_id not in known.labels:
             raise UserError(f"data: {place} is of a class that the training split does not have")
         if inner and _is_inside(place, inner):
             place, called = storage.join(place, inner), f"{called}/{inner}"
-        images = folders.images(place, called, left)
-        tables.append(folders.rows(split, place, dict.fromkeys(images, class_id), known))
+        return place, folders.images(place, called, others), others
+
+    tables = []
+    with ThreadPoolExecutor(_THREADS) as threads:  # a store answers slowly, listing by listing
+        for class_id, (place, names, others) in zip(ids, threads.map(images, ids), strict=True):
+            left.add(others)
+            tables.append(folders.rows(split, place, dict.fromkeys(names, class_id), known))
     return pa.concat_tables(tables)
 
 
@@ -111,6 +129,7 @@ def _is_inside(folder: str, inner: str) -> bool:
 def _leave(here: folders.Entries, split: str, left: Leftovers) -> None:
     """Counts what lies in a split's folder itself."""
     left.folders += [f"{split}/{name}" for name in here.passed]
+    left.dangling += len(here.dangling)
     left.add_files(name for name in here.files if not folders.is_image(name))
     if loose := sum(map(folders.is_image, here.files)):
         left.loose[split] += loose
@@ -157,15 +176,15 @@ def _list_leaves(root: str, splits: Sequence[str], names: Mapping[str, str] | No
 
 def _leaves(root: str, split: str, left: Leftovers) -> dict[str, list[str]]:
     """Names of the images in each folder that directly holds some, by the folder's path inside the split."""
-    top = storage.join(root, split)
+    place = top(root, split)
     leaves: dict[str, list[str]] = {}
-    for path in folders.images(top, split, left):
+    for path in folders.images(place, split, left):
         folder, _, name = path.rpartition("/")
         leaves.setdefault(folder, []).append(name)
     if loose := leaves.pop("", None):
         left.loose[split] += len(loose)
     if not leaves:
-        raise UserError(f"data: {top} has no class folders{advice.flat(top, loose or ())}")
+        raise UserError(f"data: {place} has no class folders{advice.flat(place, loose or ())}")
     return leaves
 
 
@@ -191,11 +210,12 @@ def _wnid(folder: str) -> str | None:
 
 
 def _leaf_rows(root: str, split: str, leaves: Mapping[str, list[str]], known: Classes) -> pa.Table:
+    place = top(root, split)
     found = sorted((_class_id(folder), folder, name) for folder, names in leaves.items() for name in names)
     return listing.rows(
         split,
         [f"{split}/{class_id}/{name}" for class_id, _, name in found],
-        [locators.whole(storage.join(root, split, folder, name)) for _, folder, name in found],
+        [locators.whole(storage.join(place, folder, name)) for _, folder, name in found],
         [class_id for class_id, *_ in found],
         known,
     )

@@ -26,7 +26,7 @@ _META = "meta.mat"
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether the training images are in folders by WordNet id, and those of another split in no class folders."""
-    train, *others = [split for split in splits if folders.is_folder(storage.join(root, split))] or [""]
+    train, *others = [split for split in splits if split in folders.folders(root)] or [""]
     if train != splits[0] or not any(map(WNID.fullmatch, _inner(root, train))):
         return False
     return any(not _inner(root, split) and _has_images(root, split) for split in others)

@@ -69,7 +69,7 @@ _HEED: Mapping[str, tuple[str, ...]] = {
 }
 """Layouts that heed each of the options."""
 
-_DEEP, _WIDE = 3, 8  # how far a data set is looked for below the root
+_DEEP, _WIDE, _MOST = 3, 8, 30  # how far a data set is looked for below the root, and in how many folders
 
 
 def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
@@ -87,6 +87,11 @@ def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
     folders.check_root(root)
     if layout != AUTO:
         return layout
+    with folders.remembering():
+        return _found(root, splits)
+
+
+def _found(root: str, splits: Sequence[str]) -> str:
     for name, each in LAYOUTS.items():
         if each.recognises(root, splits):
             return name
@@ -98,16 +103,25 @@ def find(root: str, splits: Sequence[str], layout: str = AUTO) -> str:
     raise UserError(said + advice.nothing(root))
 
 
-def _inside(root: str, splits: Sequence[str], depth: int = _DEEP) -> str | None:
+def _inside(root: str, splits: Sequence[str]) -> str | None:
     """The folder below a root that a layout recognises, if there is one: archives unpack into a folder of their own."""
-    names = folders.folders(root)
-    if len(names) > _WIDE or advice.WORDS & {name.casefold() for name in names}:
-        return None  # these are classes, or splits under other names
-    inner = [storage.join(root, name) for name in names]
-    for folder in inner:
-        if len(folders.folders(folder)) <= _WIDE and any(_recognises(name, folder, splits) for name in LAYOUTS):
-            return folder
-    return next((found for folder in inner if depth > 1 and (found := _inside(folder, splits, depth - 1))), None)
+    level, visited = [root], 0
+    for _ in range(_DEEP):
+        inner = [storage.join(folder, name) for folder in level for name in _inner(folder)]
+        for folder in inner:
+            visited += 1
+            if visited > _MOST:
+                return None
+            if len(folders.folders(folder)) <= _WIDE and any(_recognises(name, folder, splits) for name in LAYOUTS):
+                return folder
+        level = inner
+    return None
+
+
+def _inner(folder: str) -> Sequence[str]:
+    """The subfolders of a folder, unless they are classes, or splits under other names."""
+    names = folders.folders(folder)
+    return () if len(names) > _WIDE or advice.WORDS & {name.casefold() for name in names} else names
 
 
 def _recognises(layout: str, folder: str, splits: Sequence[str]) -> bool:
@@ -137,6 +151,7 @@ def list_images(
         if getattr(options, option) != getattr(PLAIN, option) and layout not in heeding:
             raise UserError(f"data.{option}: the layout {layout} has no use for it; {' and '.join(heeding)} have")
     try:
-        return listing.check(LAYOUTS[layout].list_images(root, splits, names, ground_truth, options))
+        found = LAYOUTS[layout].list_images(root, splits, names, ground_truth, options)
+        return listing.check(listing.apart(found))
     finally:
         folders.forget()

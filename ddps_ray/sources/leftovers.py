@@ -60,11 +60,13 @@ class Leftovers:
         endings: Number of other files by their ending.
         folders: Folders that systems leave, as they are called in the data set.
         loose: Images that are in no class folder, by the folder that they are in.
+        dangling: Number of links that lead nowhere.
     """
 
     endings: Counter[str] = field(default_factory=Counter)
     folders: list[str] = field(default_factory=list)
     loose: Counter[str] = field(default_factory=Counter)
+    dangling: int = 0
 
     def add_files(self, names: Iterable[str]) -> None:
         """Counts files, by their names or paths, that are not images by their endings."""
@@ -75,11 +77,12 @@ class Leftovers:
         self.endings += other.endings
         self.folders += other.folders
         self.loose += other.loose
+        self.dangling += other.dangling
 
     @property
     def count(self) -> int:
         """Files that are not listed, but for those in the folders of systems."""
-        return self.endings.total() + self.loose.total()
+        return self.endings.total() + self.loose.total() + self.dangling
 
     def notes(self) -> tuple[str, ...]:
         """What the user should know of it, a line each."""
@@ -89,10 +92,17 @@ class Leftovers:
         ]
         if self.endings:
             lines.append(f"other files are skipped: {in_words(self.endings)}")
+        if self.dangling:
+            lines.append(f"warning: {links(self.dangling)}, skipped")
         if self.folders:
             more = f" and {len(self.folders) - _MOST} more" if len(self.folders) > _MOST else ""
             lines.append(f"passed over, as systems leave them: {', '.join(self.folders[:_MOST])}{more}")
         return tuple(lines)
+
+
+def links(count: int) -> str:
+    """Says how many links there are that lead nowhere."""
+    return f"{count} link that leads nowhere" if count == 1 else f"{count} links that lead nowhere"
 
 
 def ending(name: str) -> str:

@@ -1,15 +1,18 @@
 """What each layout gives: the images of a data set as manifest rows, checked before anything is written."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ddps_ray import schemas
+from ddps_ray import schemas, uris
 from ddps_ray.errors import UserError
+from ddps_ray.sources import locators
 
 BOXES_FILE = "boxes.csv"
 """Where `index` puts the boxes that come with a data set, in the run directory; the report looks there."""
@@ -30,6 +33,8 @@ WNID = re.compile(r"n\d{8}")
 
 LONGEST = 255
 """Bytes, in UTF-8, that the name of a file or folder may have."""
+
+_LARGEST_LABEL = 2**31 - 1
 
 _UNFIT_CLASS = r"^\.{0,2}$|[/\\\p{Cc}]"
 """Class ids that cannot be a folder's name: a distilled set has a folder of each class, which is removed and made."""
@@ -103,7 +108,13 @@ def rows(split: str, image_ids: Any, uris: Any, class_ids: Any, known: Classes) 
         uris: Where they are.
         class_ids: Their classes, all of them known.
         known: The classes.
+
+    Raises:
+        UserError: A label is no whole number from 0 to 2**31-1.
     """
+    unfit = next((label for label in known.labels.values() if not 0 <= label <= _LARGEST_LABEL), None)
+    if unfit is not None:
+        raise UserError(f"data: label {unfit} cannot be used: labels must be whole numbers from 0 to 2**31-1")
     ids, places, owners = (_column(values) for values in (image_ids, uris, class_ids))
     index = pc.index_in(owners, value_set=pa.array(list(known.texts), pa.string()))
     texts = pa.array(list(known.texts.values()), pa.string()).take(index)
@@ -133,6 +144,35 @@ def check(listing: Listing) -> Listing:
         if lacking := sorted(class_ids - trained):
             raise UserError(f"data: split {split!r} has class {lacking[0]}, of which the training split has no images")
     return listing
+
+
+def apart(listing: Listing) -> Listing:
+    """Gives the images of a split ids by file and place in it, where files name several images alike.
+
+    Such are shards that all count from 0, and rows that are all called `image.jpg`. What is no part of a file keeps its
+    id, and so do the images of all other splits.
+    """
+    splits, notes = dict(listing.splits), list(listing.notes)
+    for split, table in listing.splits.items():
+        double = pc.count_distinct(table["image_id"]).as_py() < table.num_rows
+        found = [locators.parse(uri) for uri in table["uri"].to_pylist()] if double else []
+        if not double or any(each.kind is None for each in found):
+            continue
+        counts: Counter[str] = Counter()
+        image_ids = []
+        for class_id, each in zip(table["class_id"].to_pylist(), found, strict=True):
+            number = each.start if each.kind == "row" else counts[each.uri]
+            counts[each.uri] += 1
+            image_ids.append(f"{split}/{class_id}/{_stem(each.uri)}-{number}")
+        place = table.schema.get_field_index("image_id")
+        splits[split] = table.set_column(place, table.schema.field(place), _column(image_ids))
+        notes.append(f"images of {split} have the same names: their ids are their files and places in them instead")
+    return replace(listing, splits=splits, notes=tuple(notes))
+
+
+def _stem(uri: str) -> str:
+    path = uris.parse(uri).path if uris.is_uri(uri) else uri
+    return PurePosixPath(path).stem
 
 
 def _check_classes(classes: Any) -> None:

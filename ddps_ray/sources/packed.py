@@ -21,7 +21,7 @@ _WNID = "wnid"
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether a folder is a packed data set, finished or not."""
-    if storage.exists(storage.join(root, RECORD)):
+    if folders.has(root, RECORD):
         return True
     for name in _files(root)[:1]:
         filesystem, path = storage.open_uri(storage.join(root, name))

@@ -60,8 +60,24 @@ def attempt(uris: Iterable[str], work: Callable[[Image.Image], T]) -> list[T | B
 
 
 def attempt_encoded(uris: Iterable[str]) -> list[bytes | BadImage]:
-    """Reads the files of images in threads; for each URI, in order, the bytes, or why there are none."""
-    return _each(uris, read_encoded)
+    """Reads the files of images in threads, for a copy of them: what is no image by its first bytes is not copied.
+
+    A link that is called `x.jpg` may lead to a file that is nobody else's business.
+
+    Returns:
+        For each URI, in order, the bytes, or why there are none.
+    """
+    return _each(uris, _read_for_a_copy)
+
+
+def _read_for_a_copy(uri: str) -> bytes:
+    data = read_encoded(uri)
+    if not data:
+        raise BadImage("empty file")
+    Image.init()
+    if not any(accepts and accepts(data[:16]) for _, accepts in map(Image.OPEN.__getitem__, imaging.FORMATS)):
+        raise BadImage("not an image")
+    return data
 
 
 def _each(uris: Iterable[str], work: Callable[[str], T]) -> list[T | BadImage]:
@@ -69,7 +85,7 @@ def _each(uris: Iterable[str], work: Callable[[str], T]) -> list[T | BadImage]:
         try:
             return work(uri)
         except BadImage as reason:
-            return reason
+            return BadImage(str(reason))  # without the traceback, whose frames hold the image
 
     with ThreadPoolExecutor(_THREADS) as threads:
         return list(threads.map(one, uris))

@@ -17,7 +17,7 @@ Box = tuple[str, int, int, int, int]
 
 def recognises(root: str, splits: Sequence[str]) -> bool:
     """Whether a folder has the list of classes, and the training split's folder."""
-    return storage.exists(storage.join(root, "wnids.txt")) and folders.is_folder(storage.join(root, splits[0]))
+    return folders.has(root, "wnids.txt") and splits[0] in folders.folders(root)
 
 
 def list_images(

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import fs
 
 from ddps_ray import storage
 from ddps_ray.errors import UserError, first_line
@@ -33,7 +34,7 @@ _KEYS = ("label", "cls", "class", "class_id")
 """What a label is called in a `.json`, the likeliest first."""
 _LONGEST = {_CLS: 4096, _JSON: 2**20}
 _THREADS = 32
-_BUFFER = 8192  # bytes of a request: behind an image, a label with its header and the next header are in one
+_BUFFER, _STORE_BUFFER = 8 * 2**10, 8 * 2**20  # bytes that are read at once here, and of a request to a store
 _NUMBER = re.compile(r"-?\d+")
 _NUMBERED = re.compile(r"\d\.tar$")
 
@@ -47,6 +48,7 @@ class _Shard:
     bare: int = 0  # images without a label
     idle: int = 0  # labels without an image
     folders: bool = False  # images without a label are in folders
+    tops: set[str] = field(default_factory=set)  # the first of those folders
     keys: tuple[str, ...] = ()  # of the first .json without a label
     members: int = 0
     whole: bool = True
@@ -60,17 +62,17 @@ class _Reader:
     options: Options
 
     @property
-    def ending(self) -> str | None:
+    def wanted(self) -> str | None:
         """The only ending of images, if there is one."""
-        wanted = self.options.image_column
-        return None if wanted is None else f".{wanted.lower().lstrip('.')}"
+        named = self.options.image_column
+        return None if named is None else f".{named.lower().lstrip('.')}"
 
     def is_image(self, name: str) -> bool:
-        return folders.is_image(name) if self.ending is None else name.lower().endswith(self.ending)
+        return folders.is_image(name) if self.wanted is None else name.lower().endswith(self.wanted)
 
     def key(self, name: str) -> str:
         """What an image's file and that of its label have in common."""
-        return name[: -len(self.ending or leftovers.ending(name))]
+        return name[: -len(self.wanted or leftovers.ending(name))]
 
     def is_label(self, name: str) -> bool:
         kind = leftovers.ending(name)
@@ -133,7 +135,7 @@ def list_images(
 
     Raises:
         UserError: There are no shards of a split, one is no tar file, none has labels, numbers and class ids are mixed,
-            two labels would be one class, or a class has no name.
+            a label has several images, two labels would be one class, or a class has no name.
     """
     files = containers.of_splits(root, SUFFIX, splits)
     found = {split: _read_all(root, paths, _Reader(options)) for split, paths in files.items()}
@@ -183,13 +185,18 @@ def _those(shards: list[_Shard]) -> str:
 def _remedy(shards: list[_Shard]) -> str:
     """What to do about tar files without labels: they are archives of folders, or of archives."""
     packed = [
-        shard.uri for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
+        shard for shard in shards if shard.folders or shard.left.endings[SUFFIX] or not _NUMBERED.search(shard.uri)
     ]
     if not packed or any(shard.keys for shard in shards):
         return ""
-    folder = packed[0].rpartition("/")[0]
-    names = [uri.rpartition("/")[2] for uri in packed if uri.rpartition("/")[0] == folder]
-    return archives.advice(folder, names, inside=len(names) > 1)
+    folder = packed[0].uri.rpartition("/")[0]
+    tops = {name: shard.tops for shard in packed for place, _, name in [shard.uri.rpartition("/")] if place == folder}
+    stems = {name: archives.stem(name) for name in tops}
+    if len(tops) > 1 and not any(stems[name] in tops[name] for name in tops):
+        return archives.advice(folder, list(tops), inside=True)
+    return archives.together(
+        folder, {name: advice.is_usual(stem) and stem not in tops[name] for name, stem in stems.items()}
+    )
 
 
 def _read_all(root: str, paths: list[str], reader: _Reader) -> list[_Shard]:
@@ -204,7 +211,8 @@ def _read(uri: str, reader: _Reader) -> _Shard:
     shard = _Shard(uri)
     filesystem, path = storage.open_uri(uri)
     try:
-        with filesystem.open_input_file(path) as stored, io.BufferedReader(stored, _BUFFER) as file:
+        size = _BUFFER if isinstance(filesystem, fs.LocalFileSystem) else _STORE_BUFFER
+        with filesystem.open_input_file(path) as stored, io.BufferedReader(stored, size) as file:
             for member, text in _members(uri, file, stored.size(), shard, reader):
                 ending = leftovers.ending(_printable(member.name))
                 if reader.is_image(member.name):
@@ -248,7 +256,7 @@ def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> str:
     if member.offset_data + member.size > size or (member.size > longest and longest == _LONGEST[_JSON]):
         return ""
     stored = tar.extractfile(member)
-    return stored.read(longest).decode("utf-8", "replace").strip() if stored else ""
+    return stored.read(longest).decode("utf-8-sig", "replace").strip() if stored else ""
 
 
 def _ends_well(file: BinaryIO, end: int) -> bool:
@@ -260,16 +268,31 @@ def _ends_well(file: BinaryIO, end: int) -> bool:
 def _pair(
     images: list[tuple[str, str, str]], texts: Mapping[str, Mapping[str, str]], shard: _Shard, reader: _Reader
 ) -> None:
+    _check_single(images, texts, shard.uri)
     for key, name, place in images:
         label, keys = reader.labels(texts.get(key, {}))
         shard.keys = shard.keys or keys
-        shard.folders = shard.folders or (not label and "/" in name)
+        if not label and "/" in name:
+            shard.folders = True
+            shard.tops.add(name.removeprefix("./").partition("/")[0])
         if label:
             shard.names.append(name)
             shard.labels.append(label)
             shard.uris.append(place)
     shard.bare = len(images) - len(shard.names)
     shard.idle = len({key for key, found in texts.items() if _CLS in found} - {key for key, *_ in images})
+
+
+def _check_single(images: list[tuple[str, str, str]], texts: Mapping[str, Mapping[str, str]], uri: str) -> None:
+    """Raises UserError where several images, such as a photograph and a mask, share a label."""
+    endings: dict[str, str] = {}
+    for key, name, _ in images:
+        ending = leftovers.ending(name)
+        if key in texts and (other := endings.setdefault(key, ending)) != ending:
+            raise UserError(
+                f"data: {uri} has {other} and {ending} of the sample {_printable(key)!r}: name the ending of the "
+                f"images in data.image_column, such as {other.lstrip('.')}"
+            )
 
 
 def _are_numbers(root: str, shards: list[_Shard]) -> bool:

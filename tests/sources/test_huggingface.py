@@ -349,7 +349,7 @@ def test_a_row_group_that_is_too_large_to_be_read_whole_is_named(tmp_path: Path)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
-    write(tmp_path, hf_table(cells("a"), [0], ["x"]))
+    write(tmp_path, hf_table(cells("a"), [0], ["x"]), "train-00000-of-00002")
     (tmp_path / "data" / "train-00001-of-00002.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"train-00001-of-00002\.parquet cannot be read"):
         ids(tmp_path)

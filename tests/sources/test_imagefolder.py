@@ -233,6 +233,65 @@ def test_a_link_that_leads_back_is_not(tmp_path: Path) -> None:
     assert rows["image_id"].to_pylist() == ["train/a/0.png", "train/a/more/1.png"]
 
 
+def test_links_that_lead_to_each_other_are_followed_once(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/0.png", "train/b/1.png")
+    (tmp_path / "train" / "a" / "x").symlink_to("../b")
+    (tmp_path / "train" / "b" / "y").symlink_to("../a")
+    for root in (str(tmp_path), tmp_path.as_uri()):
+        rows = imagefolder.list_images(root, ["train"]).splits["train"]
+        assert rows["image_id"].to_pylist() == ["train/a/0.png", "train/a/x/1.png", "train/b/1.png", "train/b/y/0.png"]
+
+
+def test_many_folders_that_are_linked_to_each_other_take_no_time(tmp_path: Path) -> None:
+    count = 60
+    for n in range(count):
+        touch(tmp_path, f"train/{n}/{n}.png")
+        for step in (1, 2):
+            (tmp_path / "train" / str(n) / f"next{step}").symlink_to(f"../{(n + step) % count}")
+    rows = imagefolder.list_images(str(tmp_path), ["train"]).splits["train"]
+    assert count <= rows.num_rows <= 3 * count * count
+    assert set(rows["class_id"].to_pylist()) == set(map(str, range(count)))
+
+
+def test_a_folder_that_is_linked_twice_is_two_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "disk/0.png", "disk/inner/1.png")
+    for name in ("a", "b"):
+        touch(tmp_path, f"train/{name}/own.png")
+        (tmp_path / "train" / name / "all").symlink_to(tmp_path / "disk")
+    rows = imagefolder.list_images(str(tmp_path), ["train"]).splits["train"]
+    names = ["all/0.png", "all/inner/1.png", "own.png"]
+    assert rows["image_id"].to_pylist() == [f"train/{class_id}/{name}" for class_id in "ab" for name in names]
+
+
+def test_links_that_lead_nowhere_are_counted_and_said(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/0.png", "val/a/0.png")
+    for place in ("train/a/1.png", "train/a/.hidden.png", "train/gone", "val/a/b"):
+        (tmp_path / place).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "train" / "a" / "itself.png").symlink_to("itself.png")
+    for options in (Options(), LEAF):
+        found = listed(tmp_path, options)
+        assert [rows.num_rows for rows in found.splits.values()] == [1, 1]
+        assert found.notes == ("warning: 4 links that lead nowhere, skipped",)
+        assert found.skipped == 4
+    (tmp_path / "test").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=rf"data: {tmp_path}/test is a link that leads nowhere$"):
+        imagefolder.list_images(str(tmp_path), ["train", "test"])
+    (tmp_path / "train" / "a" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"train/a has no images, but 2 links that lead nowhere$"):
+        listed(tmp_path, Options())
+
+
+def test_a_split_that_is_all_there_is_in_a_folder_of_its_name_is_that_split(tmp_path: Path) -> None:
+    touch(tmp_path, "seg_train/seg_train/sea/0.png", "seg_test/seg_test/sea/0.png", "seg_train/seg_train/sky/b/1.png")
+    for options, ids in ((Options(), ["sea/0.png", "sky/b/1.png"]), (LEAF, ["sea/0.png", "sky_b/1.png"])):
+        rows = imagefolder.list_images(str(tmp_path), ["seg_train", "seg_test"], options=options).splits
+        assert rows["seg_train"]["image_id"].to_pylist() == [f"seg_train/{image_id}" for image_id in ids]
+        assert rows["seg_test"]["uri"].to_pylist() == [str(tmp_path / "seg_test/seg_test/sea/0.png")]
+    touch(tmp_path, "alone/alone/1.png")
+    rows = imagefolder.list_images(str(tmp_path), ["alone"]).splits
+    assert rows["alone"]["class_id"].to_pylist() == ["alone"], "which is a class that is called as its split"
+
+
 def test_a_linked_split_is_followed(tmp_path: Path) -> None:
     touch(tmp_path, "disk/a/0.png")
     (tmp_path / "root").mkdir()
@@ -252,6 +311,27 @@ def test_a_linked_split_is_followed(tmp_path: Path) -> None:
         (["train/a/0.png", "dev/a/0.png"], "set data.val=dev"),
         (["train/a/0.png", "extra/a/0.png"], "it has extra, train; where there is none, set data.val=null"),
         (["cat/0.png", "dog/0.png"], "it has cat, dog; if these are the classes, move them into a folder train/ there"),
+        (
+            ["train_images/a/0.png", "test_images/a/0.png"],
+            "it has test_images, train_images: set data.train=train_images",
+        ),
+        (["train_images/0.png", "test_images/0.png"], "it has test_images, train_images: set data.train=train_images"),
+        (["train/a/0.png", "test_images/a/0.png"], "it has test_images, train: set data.val=test_images"),
+        (["images/a/0.png", "images/b/0.png", "images.txt", "parts/x.txt"], "set data.train=images data.val=null"),
+        (
+            ["256/a/0.png", "256/b/0.png"],
+            "{}/256 are the classes, and there are no splits, set data.train=256 data.val=n",
+        ),
+        (["f/images/a/0.png", "f/images/b/0.png", "f/meta/x"], "set data.root={}/f data.train=images data.val=null"),
+        (
+            ["S/a/abbey/0.png", "S/a/inn/0.png", "S/b/bar/0.png", "S/b/bog/0.png"],
+            "data.train=S data.val=null data.class_folders=leaf",
+        ),
+        (["cat/0.png", "dog/0.png"], "set data.root={0.parent} data.train={0.name} data.val=null"),
+        (
+            [f"{n:03}/0.png" for n in range(99)],
+            "it has 000, 001, 002, 003, 004, 005, 006, 007, 008, 009 and 89 more; if",
+        ),
         (["train/0.png", "val/a/0.png"], "has no class folders; it has 1 images: move each into a folder of its class"),
         (["training/a/0.png", "val/a/0.png"], "has no folder 'train'; it has training, val"),
         (["train/a/0.png"], "has no folder 'val'; it has train"),
@@ -264,7 +344,7 @@ def test_a_folder_that_is_wrong_is_named(tmp_path: Path, files: list[str], said:
     touch(tmp_path, *files)
     with pytest.raises(UserError) as caught:
         imagefolder.list_images(str(tmp_path), SPLITS)
-    assert said in str(caught.value)
+    assert said.format(tmp_path) in str(caught.value)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

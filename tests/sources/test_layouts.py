@@ -1,5 +1,6 @@
 """The layout is found by looking, and the same images are the same rows in all of them."""
 
+import json
 from pathlib import Path
 from typing import get_args
 
@@ -164,7 +165,7 @@ def test_an_archive_beside_parquet_files_is_not_taken_for_shards(tmp_path: Path,
         (["data_batch_1", "batches.meta"], "it is CIFAR for Python, which is pickled and never loaded"),
         (["train.tfrecord", "dataset.json"], r"its files are 1 \.json, 1 \.tfrecord$"),
         (["train/data-00000-of-00001.arrow", "val/x"], r"train has no class folders; its files are 1 \.arrow$"),
-        (["images/cat/1.jpg", "cat/1.jpg"], "if these are the classes, move them into a folder train/ there$"),
+        (["images/cat/1.jpg", "cat/1.jpg"], "the classes, move them into a folder train/ there, or set"),
     ],
 )
 def test_a_format_that_is_not_read_is_told(tmp_path: Path, names: list[str], said: str) -> None:
@@ -252,3 +253,75 @@ def test_rows_are_manifest_rows_whatever_the_columns_are_made_of() -> None:
     assert rows["label"].to_pylist() == [7, 4]
     assert rows["class_text"].to_pylist() == ["B", "A"]
     assert rows["wnid"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("label", [9876543210, -1])
+def test_a_label_that_is_no_label_is_refused(label: int) -> None:
+    known = Classes({"a": "A"}, {"a": label})
+    with pytest.raises(
+        UserError, match=rf"label {label} cannot be used: labels must be whole numbers from 0 to 2\*\*31"
+    ):
+        listing.rows("train", ["1"], ["x"], ["a"], known)
+    known = Classes({"a": "A"}, {"a": 2**31 - 1})
+    assert listing.rows("train", ["1"], ["x"], ["a"], known)["label"].to_pylist() == [2**31 - 1]
+
+
+def test_rows_whose_files_are_all_called_alike_get_ids_of_their_own(tmp_path: Path) -> None:
+    cells: list[dict[str, object] | None] = [{"bytes": b"x", "path": "image.jpg"}] * 3
+    pq.write_table(datasets.hf_table(cells, [0, 0, 1], ["a", "b"]), tmp_path / "train-0-of-1.parquet")
+    found = layouts.list_images("huggingface", str(tmp_path), ["train"], None, None)
+    assert found.splits["train"]["image_id"].to_pylist() == [
+        "train/a/train-0-of-1-0",
+        "train/a/train-0-of-1-1",
+        "train/b/train-0-of-1-2",
+    ]
+    assert len(found.notes) == 1
+
+
+def test_cifar_100_as_the_hub_has_it(tmp_path: Path) -> None:
+    """`img`, and two labels of which one must be named."""
+    images = pa.array([{"bytes": b"x", "path": None}] * 2, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    names = {"fine_label": ["apple", "bear"], "coarse_label": ["fruit", "carnivores"]}
+    features = {name: {"names": each, "_type": "ClassLabel"} for name, each in names.items()}
+    said = {"huggingface": json.dumps({"info": {"features": {"img": {"_type": "Image"}, **features}}})}
+    table = pa.table({"img": images, "fine_label": [1, 0], "coarse_label": [1, 0]}).replace_schema_metadata(said)
+    for split in ("train", "test"):
+        path = tmp_path / "cifar100" / f"{split}-00000-of-00001.parquet"
+        path.parent.mkdir(exist_ok=True)
+        pq.write_table(table, path)
+    splits = ["train", "test"]
+    assert layouts.find(str(tmp_path), splits) == "huggingface"
+    with pytest.raises(UserError, match=r"has the labels fine_label, coarse_label: name one in data\.label_column"):
+        layouts.list_images("huggingface", str(tmp_path), splits, None, None)
+    found = layouts.list_images("huggingface", str(tmp_path), splits, None, None, Options(label_column="fine_label"))
+    assert found.splits["test"]["image_id"].to_pylist() == [
+        "test/bear/test-00000-of-00001-0",
+        "test/apple/test-00000-of-00001-1",
+    ]
+
+
+def test_a_data_set_is_looked_for_below_but_not_in_splits_of_other_names(tmp_path: Path, drawn: Images) -> None:
+    WRITERS["imagefolder"](tmp_path / "training" / "x", drawn)
+    assert layouts.find(str(tmp_path), SPLITS) == "imagefolder", "whose error offers the split"
+    WRITERS["imagefolder"](tmp_path / "b" / "deep" / "er", drawn)
+    assert layouts.find(str(tmp_path), SPLITS) == "imagefolder"
+    with pytest.raises(UserError, match=rf"one of its folders has: {tmp_path}/b/deep/er$"):
+        layouts.find(str(tmp_path / "b"), SPLITS)
+
+
+def test_the_nearest_data_set_is_found_and_not_all_folders_are_searched(tmp_path: Path, drawn: Images) -> None:
+    for n in range(4):
+        for k in range(4):
+            datasets.put(tmp_path / f"empty{n}" / f"{k}" / "notes.txt", "")
+    WRITERS["imagefolder"](tmp_path / "empty0" / "0" / "far", drawn)
+    WRITERS["imagefolder"](tmp_path / "near", drawn)
+    with pytest.raises(UserError, match=rf"one of its folders has: {tmp_path}/near$"):
+        layouts.find(str(tmp_path), SPLITS)
+
+
+def test_a_folder_that_has_changed_is_looked_at_again(tmp_path: Path, drawn: Images) -> None:
+    datasets.put(tmp_path / "notes.txt", "")
+    with pytest.raises(UserError, match="no data set of a known layout"):
+        layouts.find(str(tmp_path), SPLITS)
+    WRITERS["imagefolder"](tmp_path, drawn)
+    assert layouts.find(str(tmp_path), SPLITS) == "imagefolder"

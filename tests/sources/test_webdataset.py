@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ddps_ray.errors import UserError
@@ -233,3 +235,84 @@ def test_folders_that_systems_leave_in_an_archive_are_passed_over_and_named(tmp_
     found = listed(tmp_path)
     assert ids(found) == ["train/a/0.jpg", "train/a/1.jpg"]
     assert (found.skipped, found.notes) == (0, ("passed over, as systems leave them: __MACOSX, @eaDir",))
+
+
+def test_of_several_images_of_a_sample_one_must_be_named(tmp_path: Path) -> None:
+    tar(tmp_path / "train-0.tar", {"1.jpg": b"photo", "1.png": b"mask", "1.cls": b"a", "2.png": b"only", "2.cls": b"a"})
+    with pytest.raises(
+        UserError, match=r"train-0\.tar has \.jpg and \.png of the sample '1': .*image_column, such as jpg$"
+    ):
+        listed(tmp_path)
+    found = listed(tmp_path, options=Options(image_column="jpg"))
+    assert ids(found) == ["train/a/1.jpg"]
+    assert [note.rpartition("/")[2] for note in found.notes] == [
+        "train-0.tar: 1 .cls without an image are skipped",
+        "other files are skipped: 2 .png",
+    ]
+    assert ids(listed(tmp_path, options=Options(image_column="PNG"))) == ["train/a/1.png", "train/a/2.png"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    members = {"1.jpg": b"x", "1.cls": mark + b"cat", "2.jpg": b"x", "2.cls": b"cat"}
+    tar(tmp_path / "train-0.tar", members | {"3.jpg": b"x", "3.json": mark + said(label="cat")})
+    assert ids(listed(tmp_path)) == [f"train/cat/{n}.jpg" for n in (1, 2, 3)]
+
+
+def test_shards_that_all_count_from_0_get_ids_of_their_own(tmp_path: Path) -> None:
+    for n in range(2):
+        members = {f"{k:06d}.{end}": data for k in range(2) for end, data in (("jpg", b"%d%d" % (n, k)), ("cls", b"a"))}
+        tar(tmp_path / f"train-{n}.tar", members)
+    tar(tmp_path / "val-0.tar", {"000000.jpg": b"x", "000000.cls": b"a"})
+    found = layouts.list_images("webdataset", str(tmp_path), ["train", "val"], None, None)
+    rows = found.splits["train"].to_pylist()
+    assert {row["image_id"]: reading.read_encoded(row["uri"]) for row in rows} == {
+        "train/a/train-0-0": b"00",
+        "train/a/train-0-1": b"01",
+        "train/a/train-1-0": b"10",
+        "train/a/train-1-1": b"11",
+    }
+    assert found.splits["val"]["image_id"].to_pylist() == ["val/a/000000.jpg"]
+    assert found.notes == ("images of train have the same names: their ids are their files and places in them instead",)
+
+
+def test_shards_as_timm_publishes_imagenet(tmp_path: Path) -> None:
+    """`imagenet1k-train-0000.tar` with a number in `.cls` and all else in `.json`; `_info.json` beside them."""
+    for split, count in (("train", 2), ("validation", 1)):
+        for n in range(count):
+            members: dict[str, bytes] = {}
+            for label, wnid in ((0, "n01440764"), (1, "n01443537")):
+                key, about = (
+                    f"{wnid}_{n}",
+                    said(label=label, class_id=wnid, filename=f"{wnid}/{wnid}_{n}.JPEG", width=5),
+                )
+                members |= {f"{key}.cls": b"%d" % label, f"{key}.jpg": b"x", f"{key}.json": about}
+            tar(tmp_path / f"imagenet1k-{split}-{n:04d}.tar", members)
+    put(tmp_path / "_info.json", "{}")
+    put(tmp_path / "README.md", "")
+    splits = ["train", "validation"]
+    assert layouts.find(str(tmp_path), splits) == "webdataset"
+    found = layouts.list_images("webdataset", str(tmp_path), splits, {"n01440764": "tench", "n01443537": "fish"}, None)
+    assert found.splits["train"]["image_id"].to_pylist() == [
+        f"train/{wnid}/{wnid}_{n}.jpg" for n in range(2) for wnid in ("n01440764", "n01443537")
+    ]
+    assert found.splits["validation"]["class_text"].to_pylist() == ["tench", "fish"]
+    assert (found.skipped, found.notes) == (0, ())
+
+
+def test_shards_as_img2dataset_writes_them(tmp_path: Path) -> None:
+    """Flat `00000.tar` of image, caption and `.json`, with a `.parquet` of what is not an image beside each."""
+    for n in range(2):
+        about = {"caption": "a cat", "url": "u", "key": f"{n:05d}0000", "status": "success", "breed": "tabby"}
+        members = {f"{n:05d}0000.jpg": b"x", f"{n:05d}0000.txt": b"a cat", f"{n:05d}0000.json": said(**about)}
+        tar(tmp_path / "pets" / f"{n:05d}.tar", members)
+        pq.write_table(pa.table({"url": ["u"], "key": ["k"]}), tmp_path / "pets" / f"{n:05d}.parquet")
+        put(tmp_path / "pets" / f"{n:05d}_stats.json", "{}")
+    with pytest.raises(UserError, match=rf"set data\.root={tmp_path} data\.train=pets data\.val=null$"):
+        layouts.list_images(
+            layouts.find(str(tmp_path / "pets"), ["train"]), str(tmp_path / "pets"), ["train"], None, None
+        )
+    assert layouts.find(str(tmp_path), ["pets"]) == "webdataset"
+    found = layouts.list_images("webdataset", str(tmp_path), ["pets"], None, None, Options(label_column="breed"))
+    assert found.splits["pets"]["image_id"].to_pylist() == [f"pets/tabby/{n:05d}0000.jpg" for n in range(2)]
+    assert found.notes == ("other files are skipped: 2 .txt",)
