@@ -317,7 +317,9 @@ class Teacher(Section):
 
     model: Network = Network(arch="resnet18")
     """Its architecture."""
-    weights: Annotated[str, _checked_by(lambda name: name if name in PUBLISHED_OR_TRAINED else place(name))] = "published"
+    weights: Annotated[str, _checked_by(lambda name: name if name in PUBLISHED_OR_TRAINED else place(name))] = (
+        "published"
+    )
     """`published` (or `timm`): ImageNet-1K weights that timm or torchvision publish; `trained`: `ddps teacher` trains it
     on the training split; or a file of weights, safetensors or a torchvision-style state dict, at a path or URI."""
     class_order: Names | None = None
@@ -411,16 +413,8 @@ class Evaluate(Section):
     """Area of the random crops, least and most, as a share of the image."""
     ema: Fraction | None = None
     """Decay of a running mean of the weights, which is what is tested; 0 for none."""
-    labels: Literal["live", "stored"] = "live"
-    """`live`: the teacher labels each batch; `stored`: what `ddps relabel` has written is read."""
-    label_seed: Int = 0
-    """Seed of order and augmentation of stored labels, the same for every student."""
-    top_k: PositiveInt | None = None
-    """Of stored labels, keep so many logits an image, and of the others their mean; null keeps all, in float16."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
-    compile: bool = False
-    """`torch.compile` the networks: minutes at the start, for GPUs and long trainings."""
     checkpoint_minutes: PositiveFloat = 10.0
     """Time between the states from which a training goes on."""
     workers: PositiveInt = 1
@@ -540,13 +534,20 @@ class Recipe(Section):
         own, foreign = self.distill.sets, self.evaluate.foreign
         for name in self.evaluate.sets or ():
             if name not in own and name not in foreign:
-                raise ValueError(f"evaluate.sets names {name!r}, which is neither in distill.sets nor in evaluate.foreign")
+                raise ValueError(
+                    f"evaluate.sets names {name!r}, which is neither in distill.sets nor in evaluate.foreign"
+                )
         for name in foreign:
             if name in own or name == WHOLE:
                 raise ValueError(f"evaluate.foreign.{name}: one of our own sets is called so, too")
         for name in self.teachers:
             check_name(name)
         return self
+
+    @property
+    def all_teachers(self) -> dict[str, Teacher]:
+        """The teachers by name; the only one has the name ""."""
+        return self.teachers or {"": self.teacher}
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Recipe:

@@ -78,8 +78,27 @@ EVALUATION = pa.schema(
         pa.field("accuracy_teacher", pa.float32(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),  # JSON of everything else the number depends on
         _added("class_digest", pa.string(), layout=2),  # of the set's class ids: only sets of the same can be compared
+        _added("protocol", pa.string(), layout=2),  # name of the preset; `settings` has what it came to
+        _added("seconds", pa.float32(), layout=2),  # of the training, validations included
+        _added("memory", pa.int64(), layout=2),  # bytes: most on the GPU, or of the process where there is none
+        _added("set_digest", pa.string(), layout=2),  # of the set's metadata: what it was trained on
+        _added("set_bytes", pa.int64(), layout=2),  # of the set's image files
     ]
 )
+
+FAILURE = pa.schema(
+    [
+        pa.field("set_name", pa.string(), nullable=False),
+        pa.field("ipc", pa.int32(), nullable=False),
+        pa.field("teacher", pa.string(), nullable=False),
+        pa.field("student", pa.string(), nullable=False),
+        pa.field("protocol", pa.string(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("settings", pa.string(), nullable=False),
+    ]
+)
+"""A student that could not be trained, and why; it is tried again when the stage runs again."""
 
 
 PACKED = pa.schema(

@@ -1,5 +1,6 @@
 """Files at any URI through pyarrow.fs, written whole or not at all; and a run directory that knows what made it."""
 
+import hashlib
 import json
 import random
 import time
@@ -255,6 +256,21 @@ class Run:
                 "Use another run_dir, or the earlier settings."
             )
         return "finished" in entry
+
+    def variant(self, stage: str, settings: dict[str, Any]) -> str:
+        """What a stage is called with these settings: its own name, or with a digest where others have taken that.
+
+        Results of a later setting so lie beside the earlier ones, and cost no other stage.
+
+        Args:
+            stage: Name of the stage.
+            settings: All that its result depends on, as JSON values.
+        """
+        text = json.dumps(settings, sort_keys=True)
+        entry = self.record()["stages"].get(stage)
+        if entry is None or not any(_differences(entry["settings"], json.loads(text))):
+            return stage
+        return f"{stage}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def finish(self, stage: str, summary: dict[str, Any]) -> None:
         """Records that a claimed stage is complete, with a few figures about it."""

@@ -64,4 +64,3 @@ def _teacher(targets: Targets) -> Tensor:
 
 LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {"kl": kl, "mse": mse, "ce": cross_entropy}
 """By the name in a protocol: from the student's logits, float32, the targets and the temperature."""
-
