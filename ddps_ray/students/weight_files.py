@@ -2,6 +2,7 @@
 
 import io
 import re
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -146,7 +147,8 @@ def fitted(made: Sequence[Maker], state: State, wanted: Wanted, size: int) -> nn
 
 def _torch(raw: bytes) -> Any:
     try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # torchvision's training script saves its arguments
+            return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:
         if "weights_only" in str(error).lower() or "unsupported global" in str(error).lower():
             raise UserError(
