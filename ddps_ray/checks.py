@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ddps_ray import manifest
-from ddps_ray.config import Recipe
+from ddps_ray.config import Recipe, Teacher
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import small, suitability
 from ddps_ray.diffusion.staging import MODEL_FOLDER, PRETRAINED
@@ -19,15 +19,15 @@ def check(recipe: Recipe, fetch: bool = True) -> list[str]:
 
     Args:
         recipe: The recipe; its data set has been indexed.
-        fetch: Whether published weights of the teacher are fetched, and not only looked up.
+        fetch: Whether the weights of teachers, published ones or files, are fetched and tried, and not only looked up.
 
     Returns:
         What can be meant, and mostly is not, a line each; what the scoring asks of model and prompts is said by itself.
 
     Raises:
         UserError: Model and settings do not suit each other, a set asks for classes or images that are not there, a
-            network cannot be built, the teacher does not know a class or its weights cannot be had, or the file of true
-            boxes cannot be read.
+            network cannot be built, a teacher does not know a class or its weights cannot be had or do not fit, or the
+            file of true boxes cannot be read.
     """
     run = Run(recipe.run_dir)
     _model(recipe, run)
@@ -60,20 +60,32 @@ def _sets(recipe: Recipe, run: Run, wanted: dict[str, list[str]]) -> None:
 
 
 def _networks(recipe: Recipe, run: Run, evaluated: dict[str, list[str]], fetch: bool) -> None:
-    """Builds each network without its weights' memory, and has the published weights brought here."""
-    size, about, wnids = recipe.evaluate.size, recipe.teacher, manifest.wnids(run)
+    """Builds each network without its weights' memory."""
     names = [networks.name(student) for student in recipe.evaluate.students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
     for class_ids in evaluated.values():
         for student in recipe.evaluate.students:
-            networks.check(student, len(class_ids), size)
-        if about.weights != "trained":
-            teachers.check(about, "", class_ids, wnids)
-    if about.weights == "trained":
-        networks.check(about.model, len(sets.images_by_class(run, recipe.data.train)), size)
-    elif fetch:
-        teachers.load(about, "", next(iter(evaluated.values())), size, wnids)
+            networks.check(student, len(class_ids), recipe.evaluate.size)
+    if not teachers.needed(recipe.evaluate):
+        return
+    for name, cfg in recipe.all_teachers.items():
+        with teachers.named(name):
+            _teacher(recipe, run, cfg, evaluated, fetch)
+
+
+def _teacher(recipe: Recipe, run: Run, cfg: Teacher, evaluated: dict[str, list[str]], fetch: bool) -> None:
+    """Asks a teacher whether it knows the classes of each set, and has its weights brought here and tried."""
+    size, wnids = recipe.evaluate.size, manifest.wnids(run)
+    if cfg.weights == "trained":
+        everything = len(sets.images_by_class(run, recipe.data.train))
+        for classes in {len(class_ids) for class_ids in evaluated.values()} if cfg.scope == "set" else {everything}:
+            networks.check(cfg.model, classes, size)
+        return
+    for class_ids in evaluated.values():
+        teachers.check(cfg, "", class_ids, wnids)
+    if fetch:
+        teachers.load(cfg, "", next(iter(evaluated.values())), size, wnids)
 
 
 def _untested(recipe: Recipe, run: Run, evaluated: dict[str, list[str]]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from ddps_ray.yaml_values import Values
 _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 """A colon before the path that is not that of a port: S3's clients take a secret there."""
 
-PUBLISHED_OR_TRAINED = ("published", "timm", "trained")
+PUBLISHED_OR_TRAINED = ("published", "trained")
 """What `teacher.weights` may be besides a file."""
 
 _JOB_FOLDER = "working_dir_files"
@@ -79,6 +79,11 @@ def _checked_by(work: Callable[[str], str]) -> AfterValidator:
 
 def _folder_or_name(path: str) -> str:
     return place(path) if uris.is_uri(path) or storage.expanded(path).is_dir() else path
+
+
+def _weights(name: str) -> str:
+    meant = "published" if name == "timm" else name
+    return meant if meant in PUBLISHED_OR_TRAINED else place(meant)
 
 
 Place = Annotated[str, _checked_by(place)]
@@ -317,10 +322,9 @@ class Teacher(Section):
 
     model: Network = Network(arch="resnet18")
     """Its architecture."""
-    weights: Annotated[str, _checked_by(lambda name: name if name in PUBLISHED_OR_TRAINED else place(name))] = (
-        "published"
-    )
-    """`published` (or `timm`): ImageNet-1K weights that timm or torchvision publish; `trained`: `ddps teacher` trains it
+    weights: Annotated[str, _checked_by(_weights)] = "published"
+    """`published` (or `timm`): ImageNet-1K weights that torchvision or timm publish, torchvision's unless a tag after
+    the architecture says otherwise (`resnet50.a1_in1k`, `resnet50.IMAGENET1K_V2`); `trained`: `ddps teacher` trains it
     on the training split; or a file of weights, safetensors or a torchvision-style state dict, at a path or URI."""
     class_order: Names | None = None
     """For a file: the class ids, or WordNet ids, in the order of its outputs, one a line; `imagenet-1k` is ImageNet's
@@ -329,8 +333,8 @@ class Teacher(Section):
     """Of a trained one: `all` learns every class, and its head is sliced to the classes of a set; `set` is trained on
     the classes of each set alone, as RDED's teachers of subsets are."""
     accuracy: Fraction | None = None
-    """Accuracy on the validation split that it is known to have; published weights have theirs. One that is half a point
-    off is not used."""
+    """Accuracy, 0 to 1, that it is known to have on the classes that are tested; published weights have theirs on all
+    of ImageNet-1K. One that is half a point off is not used."""
     mean: tuple[Fraction, Fraction, Fraction] | None = None
     """For a file: mean of red, green and blue that it was trained with; by default ImageNet's."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
@@ -350,8 +354,11 @@ class Teacher(Section):
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        if self.weights in PUBLISHED_OR_TRAINED and self.class_order is not None:
-            raise ValueError("class_order is for a file of weights; published and trained ones know theirs")
+        for key in ("class_order", "mean", "std"):
+            if self.weights in PUBLISHED_OR_TRAINED and getattr(self, key) is not None:
+                raise ValueError(f"{key} is for a file of weights; published and trained ones know theirs")
+        if self.scope == "set" and self.weights != "trained":
+            raise ValueError("scope `set` is for a teacher that is trained; others know the classes that they know")
         return self
 
 

@@ -9,6 +9,7 @@ from ddps_ray.diffusion.checkpoint import PRETRAINED
 from ddps_ray.pipeline import cluster, distill, evaluate, index, pretrain, score, teacher, trainers
 from ddps_ray.report import page
 from ddps_ray.storage import Run
+from ddps_ray.students import teachers
 
 
 def run(recipe: Recipe) -> None:
@@ -26,7 +27,7 @@ def run(recipe: Recipe) -> None:
     score.run(recipe)
     distill.run(recipe)
     if recipe.data.val is not None:
-        if recipe.teacher.weights == "trained":
+        if _needs_training(recipe):
             teacher.run(recipe)
         evaluate.run(recipe)
     page.run(recipe)
@@ -46,10 +47,18 @@ def workers(recipe: Recipe) -> Iterator[int]:
     run = Run(recipe.run_dir)
     if recipe.model.path == PRETRAINED and run.summary(pretrain.STAGE) is None:
         yield recipe.pretrain.workers
-    if recipe.data.val is not None and recipe.teacher.weights == "trained" and run.summary(teacher.STAGE) is None:
-        yield recipe.teacher.workers
+    if recipe.data.val is not None and _needs_training(recipe):
+        for name, class_ids in teacher.trainings(recipe):
+            if not teacher.is_done(recipe, name, class_ids):
+                yield recipe.all_teachers[name].workers
     if _evaluates(recipe):
         yield recipe.evaluate.workers
+
+
+def _needs_training(recipe: Recipe) -> bool:
+    """Says whether students have a teacher that `ddps teacher` trains."""
+    trained = any(cfg.weights == "trained" for cfg in recipe.all_teachers.values())
+    return trained and teachers.needed(recipe.evaluate)
 
 
 def _evaluates(recipe: Recipe) -> bool:

@@ -9,6 +9,7 @@ from ddps_ray import config
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import every, trainers
+from ddps_ray.pipeline import teacher as teacher_stage
 from tests.students import inputs
 
 
@@ -33,8 +34,8 @@ def test_only_trainings_that_are_left_ask_for_workers(scenes: Path, tmp_path: Pa
         pretrain={"workers": 3},
     )
     assert list(every.workers(trained)) == [3, 64, 2]
-    for stage in ("pretrain", "teacher"):
-        run.claim(stage, {})
+    for stage, settings in {"pretrain": {}, "teacher": teacher_stage.settings(trained)}.items():
+        run.claim(stage, settings)
         run.finish(stage, {})
     assert list(every.workers(trained)) == [2]
     untested = {"root": "unused", "val": None}

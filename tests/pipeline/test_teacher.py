@@ -9,6 +9,7 @@ import ray.train
 import safetensors.torch
 import torch
 
+from ddps_ray import manifest
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher, trainers
@@ -30,7 +31,7 @@ def recipe(run_dir: Path, **changes: Any) -> Recipe:
     return Recipe.model_validate(values | changes)
 
 
-def die_once(recipe: Recipe, marker: str) -> None:
+def die_once(marker: str, **arguments: Any) -> None:
     """Trains the teacher, but the first process that comes to its third checkpoint is gone."""
     report, calls = ray.train.report, []
 
@@ -44,7 +45,7 @@ def die_once(recipe: Recipe, marker: str) -> None:
 
     ray.train.report = counted
     try:
-        teacher.train(recipe)
+        teacher.train(**arguments)
     finally:
         ray.train.report = report
     Path(marker).write_text(str(len(calls)))
@@ -79,16 +80,65 @@ def test_second_run_trains_nothing(trained: Recipe, capsys: pytest.CaptureFixtur
     assert "already finished: 10 classes" in capsys.readouterr().out
 
 
-def test_other_settings_are_refused(trained: Recipe) -> None:
-    with pytest.raises(UserError, match=r"teacher\.epochs was 4, is now 5"):
-        teacher.run(trained.model_copy(update={"teacher": trained.teacher.model_copy(update={"epochs": 5})}))
+def test_other_settings_lie_beside_the_earlier_ones(trained: Recipe) -> None:
+    run, classes = Run(trained.run_dir), data.class_ids(Run(trained.run_dir), "train")
+    before = (Path(trained.run_dir) / WEIGHTS).read_bytes()
+    other = trained.model_copy(update={"teacher": trained.teacher.model_copy(update={"epochs": 1})})
+    stage, folder = teacher.location(other, "", classes)
+    assert stage.startswith("teacher~")
+    assert not teacher.is_done(other, "", classes)
+    teacher.run(other)
+    assert (Path(trained.run_dir) / WEIGHTS).read_bytes() == before
+    assert teachers.describe(folder)["class_ids"] == classes
+    assert teacher.is_done(other, "", classes)
+    assert teacher.is_done(trained, "", classes)
+    assert set(run.record()["stages"]) == {"index", "teacher", stage}
+
+
+def test_what_a_training_does_not_depend_on_keeps_its_teacher(trained: Recipe) -> None:
+    told = trained.model_copy(update={"teacher": trained.teacher.model_copy(update={"accuracy": 0.9})})
+    classes = data.class_ids(Run(trained.run_dir), "train")
+    assert teacher.location(told, "", classes) == ("teacher", Run(trained.run_dir).path("teacher"))
+    of_before = teacher.settings(trained)
+    of_before["teacher"]["model"]["lr"] = None  # as networks had it
+    run = Run(trained.run_dir)
+    assert run.variant("teacher", of_before) == "teacher"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_named_teachers_are_trained_on_all_classes_or_on_those_of_each_set(
+    scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    everything = data.class_ids(run, "train")
+    small = {"weights": "trained", "model": {"arch": "convnet1", "width": 8}, "epochs": 1, "batch": 20}
+    two = everything[3:5]
+    made = recipe(
+        tmp_path / "run",
+        teachers={"a": small, "b": small | {"scope": "set"}, "c": {"model": {"arch": "resnet18"}}},
+        distill={"sets": {"two": {"classes": two}, "again": {"classes": two[::-1]}}},
+    )
+    teacher.run(made)
+    stage, folder = teacher.location(made, "b", two)
+    assert stage == f"teacher/b/classes={manifest.class_digest(two)}"
+    assert teachers.describe(folder)["class_ids"] == two
+    assert teachers.describe(run.path("teacher", "a"))["class_ids"] == everything
+    assert set(run.record()["stages"]) == {"index", "teacher/a", stage}
+    images = torch.randn(2, 3, 16, 16)
+    assert teachers.load(made.teachers["b"], folder, two[::-1], 16)(images).shape == (2, 2)
+    assert "teacher/a: epoch 1 of 1, loss" in capfd.readouterr().out
+    sixth = everything[5:7]
+    teacher.train_for(made, "b", sixth)
+    assert teachers.describe(teacher.location(made, "b", sixth)[1])["class_ids"] == sixth
 
 
 def test_crash_in_the_middle_changes_nothing(trained: Recipe, scenes: Path, tmp_path: Path) -> None:
     crashed = recipe(tmp_path / "run")
     run = inputs.indexed(tmp_path / "run", scenes)
     marker = tmp_path / "died"
-    trainers.fit(die_once, {"recipe": crashed, "marker": str(marker)}, run, "teacher", workers=1, recipe=crashed)
+    arguments = {"name": "", "class_ids": data.class_ids(run, "train"), "stage": "teacher"}
+    arguments |= {"recipe": crashed, "marker": str(marker)}
+    trainers.fit(die_once, arguments, run, "teacher", workers=1, recipe=crashed)
     assert marker.read_text() == "2"  # epochs 3 and 4; the first two came from the checkpoint
     made, wanted = (safetensors.torch.load_file(Path(each.run_dir) / WEIGHTS) for each in (crashed, trained))
     assert made.keys() == wanted.keys()
