@@ -259,7 +259,8 @@ class DistilledSet(Section):
     classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
     composition: Literal["auto", "mosaic", "single"] = "auto"
-    """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`."""
+    """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`,
+    and makes no mosaics of whole images (`score.patch: full`)."""
     seed: Seed = 0
     """Seed of k-means, or of the random choice."""
 

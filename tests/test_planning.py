@@ -174,7 +174,7 @@ def test_the_bytes_of_a_row_follow_what_is_stored() -> None:
         (
             ["--set", "distill.sets.a.ipc=[6]"],
             "distill.sets.a.ipc: class 'a': 6 mosaics of four patches need 24 images "
-            "of each class, and it has 5: possible is ipc up to 1, or, with single patches (distill.mosaic_up_to=0), "
+            "of each class, and it has 5: possible is ipc up to 1, or, with single patches (composition: single), "
             "ipc up to 5",
         ),
         (["--set", "data.train=other"], "data.train: the index in {run} has no split 'other'"),

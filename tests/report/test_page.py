@@ -254,7 +254,7 @@ def test_a_patch_is_cut_from_its_quarter(tmp_path: Path) -> None:
         image.paste(colour, (slot % 2 * 4, slot // 2 * 4, slot % 2 * 4 + 4, slot // 2 * 4 + 4))
     image.save(tmp_path / "m.png")
     rows = [{"file": "m.png", "slot": slot, "class_id": "c"} for slot in range(4)]
-    mosaic = DistilledSet("s", "ddps", 1, str(tmp_path), rows)
+    mosaic = DistilledSet("s", "ddps", 1, str(tmp_path), rows, "s")
     assert mosaic.patch(rows[2]).getcolors() == [(16, (0, 0, 255))]
-    single = DistilledSet("s", "ddps", 1, str(tmp_path), rows[:1])
+    single = DistilledSet("s", "ddps", 1, str(tmp_path), rows[:1], "s")
     assert single.patch(rows[0]).size == (8, 8)
