@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from ddps_ray import manifest, storage
-from ddps_ray.config import Recipe, Student, Teacher
+from ddps_ray.config import WHOLE, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher
 from ddps_ray.selection import sets
@@ -39,7 +39,7 @@ class Trained:
         images: How many it has.
         mosaic: Whether they are mosaics.
         digest: Of what it holds.
-        bytes: Of its image files.
+        bytes: Of its image files; None of the whole split.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Trained:
     images: int
     mosaic: bool
     digest: str
-    bytes: int
+    bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
 
 
 def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, student: Student, protocol: Protocol) -> str:
-    taught = None if teacher_name is None else teacher.settings(recipe, teacher_name, trained.class_ids)
+    taught = None if teacher_name is None else _taught(recipe, teacher_name)
     values: dict[str, Any] = asdict(protocol) | {
         "size": recipe.evaluate.size,
         "width": student.width,
@@ -152,7 +152,33 @@ def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, studen
     return json.dumps(values, sort_keys=True)
 
 
+def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What a teacher depends on: its training, or which weights it has."""
+    about = recipe.all_teachers[name]
+    if about.weights == "trained":
+        return teacher.settings(recipe, name) | {"scope": about.scope}
+    return about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"}) | {
+        "name": teachers.name("", about)
+    }
+
+
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
+    own = list(_own(recipe, run))
+    yield from own
+    if recipe.evaluate.whole:
+        for class_ids in dict.fromkeys(trained.class_ids for trained in own):
+            yield _whole(recipe, run, class_ids)
+
+
+def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
+    """All training images of some classes."""
+    counts = sets.images_by_class(run, recipe.data.train)
+    images = sum(counts[class_id] for class_id in class_ids)
+    digest = run.require("index", "index")["fingerprint"]
+    return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
+
+
+def _own(recipe: Recipe, run: Run) -> Iterator[Trained]:
     everything = tuple(data.class_ids(run, recipe.data.train))
     for name, ipc in sets.evaluated(recipe):
         stage, uri = sets.location(run, recipe, name, ipc)
@@ -160,7 +186,7 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
             run.require(stage, "distill")
         asked = recipe.distill.sets[name]
         classes = tuple(sorted(set(asked.classes or everything)))
-        rows = data.read_metadata(uri)
+        rows = sets.read_metadata(uri)
         images, mosaic = pc.count_distinct(rows["file"]).as_py(), bool(pc.max(rows["slot"]).as_py())
         digest, size = sets.digest(uri), sets.bytes_of(uri)
         yield Trained(name, asked.selector, ipc, classes, uri, images, mosaic, digest, size)

@@ -21,12 +21,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from ddps_ray import manifest, schemas, storage
-from ddps_ray.config import Recipe
+from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
 from ddps_ray.pipeline.cells import FAILED, FOLDER, Cell, Trained
-from ddps_ray.pipeline.tally import EPOCHS, Tally
+from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, syncing, teachers, training
@@ -36,6 +36,7 @@ from ddps_ray.students.training import Means, State, Training
 STAGE = "evaluate"
 
 _QUIET_SECONDS = 15.0
+_IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def run(recipe: Recipe) -> None:
     """Trains and tests every student of the recipe that has no row yet, then says how good they are.
 
     Raises:
-        UserError: A set, a teacher or the validation split is missing; a network or a teacher does not suit, or a teacher
-            knows nothing of the images; in the end, if students could not be trained.
+        UserError: A set, a teacher or the validation split is missing; a network or a teacher does not suit, or a
+            teacher knows nothing of the images; in the end, if students could not be trained.
     """
     target = Run(recipe.run_dir)
     if recipe.data.val is None:
@@ -134,7 +135,9 @@ class Trainers:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
             try:
-                trainers.fit(train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together)
+                trainers.fit(
+                    train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
+                )
                 return
             except (UserError, TrainingFailedError) as error:
                 left = [cell for cell in left if not cell.is_done(target)]
@@ -197,8 +200,9 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
             trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
         found = json.loads(storage.read_bytes(uri))
         called = teachers.name(name, about)
-        say(f"evaluate: teacher {called}: {found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes")
-        expected = teachers.expected_accuracy(about, len(class_ids), recipe.evaluate.size)
+        measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
+        say(f"evaluate: teacher {called}: {measured}")
+        expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
         if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
             raise UserError(f"teacher {called}: {wrong}")
 
@@ -258,6 +262,9 @@ def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Cal
 
 
 def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
+    if about.name == WHOLE:
+        split, classes = recipe.data.train, list(about.class_ids)
+        return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
     return TrainingSet(distilled.pictures, distilled.mosaic)
 

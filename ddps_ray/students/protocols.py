@@ -195,6 +195,7 @@ PRESETS: Mapping[str, Callable[[Facts, Student], Protocol]] = {
 }
 """By the name in the recipe; each says where it comes from."""
 
+
 def needs_teacher(preset: str) -> bool:
     """Whether students are trained with a teacher's soft labels."""
     return preset not in ("minimax", "hard")

@@ -103,5 +103,12 @@ def test_presets_differ_as_their_sources_do() -> None:
 
 def test_what_the_recipe_says_wins() -> None:
     said = made("edc", facts(), epochs=7, temperature=4, weight_decay=0, cutmix=False, ema=0, batch=3)
-    assert (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch) == (7, 4, 0, False, 0, 3)
+    assert (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch) == (
+        7,
+        4,
+        0,
+        False,
+        0,
+        3,
+    )
     assert said.validations == (7,)
