@@ -45,8 +45,8 @@ class Card:
 
 CARDS = (
     Card("l4", "L4", 22.0, 300),
-    Card("a100", "A100 40 GB", 39.4, 1555),
-    Card("a100", "A100 80 GB", 79.1, 2039),
+    Card("a100", "A100", 39.4, 1555),
+    Card("a100", "A100", 79.1, 2039),
     Card("h100", "H100", 79.1, 3350),
 )
 """Those for which `ddps plan` says what an evaluation takes; all of them compute in bfloat16."""

@@ -23,6 +23,7 @@ Line = tuple[str, str]
 
 _SAMPLE = 64
 _HEAD = ("student", "protocol", "teacher", "images", "batch", "steps", "cells", "memory")
+_CARD_HEADS = tuple(f"{card.name} ({card.gib:g} GiB)" for card in CARDS)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
     estimates = [_estimate(recipe, kind, cells, utilisation) for kind, cells in kinds(recipe, this, trained).items()]
     if estimates:
         yield from _table(estimates, gpus, slots)
-        yield "hours", f"of {recipe.evaluate.workers} GPU(s) a cell in {_dtype(recipe)}: {_speed(utilisation)}"
+        yield "hours", f"of one GPU for one student in {_dtype(recipe)}: {_speed(utilisation)}"
         yield from _read(recipe, this, trained)
     if foreign := [name for name in recipe.evaluate.sets or recipe.evaluate.foreign if name in recipe.evaluate.foreign]:
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
@@ -203,19 +204,23 @@ def _speed(utilisation: float) -> str:
 
 def _table(estimates: Sequence[Estimate], gpus: int, slots: int) -> Iterator[Line]:
     cells = sum(one.cells for one in estimates)
-    yield "evaluation", f"{cells:,} students to train and test; hours of one, and whether it fits:"
-    rows = [[*_HEAD, *(f"{card.name}, {card.gib:g} GiB" for card in CARDS)]]
-    rows += [_row(one) for one in estimates]
-    empty = [""] * (len(_HEAD) - 1)
-    rows.append([f"all on {gpus} GPU(s)", *empty, *(_together(estimates, at, slots) for at in range(len(CARDS)))])
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    for row in rows:
-        yield "", "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+    rows = [_row(one) for one in estimates]
+    shared = [name for name in _HEAD[1:] if len({row[name] for row in rows}) == 1]
+    yield (
+        "evaluation",
+        "; ".join([f"{cells:,} students to train and test", *(f"{key} {rows[0][key]}" for key in shared)]),
+    )
+    together = {name: _together(estimates, at, slots) for at, name in enumerate(_CARD_HEADS)}
+    rows.append({_HEAD[0]: f"all, on {gpus} GPUs"} | together)
+    columns = [[name, *(row.get(name, "") for row in rows)] for name in (*_HEAD, *_CARD_HEADS) if name not in shared]
+    padded = [[text.ljust(max(map(len, column))) for text in column] for column in columns]
+    for row in zip(*padded, strict=True):
+        yield "", "  ".join(row).rstrip()
 
 
-def _row(one: Estimate) -> list[str]:
+def _row(one: Estimate) -> dict[str, str]:
     kind = one.kind
-    return [
+    said = (
         networks.name(kind.student),
         kind.preset,
         networks.name(kind.teacher.model) if kind.teacher else "none",
@@ -224,8 +229,9 @@ def _row(one: Estimate) -> list[str]:
         f"{costs.steps(kind.protocol, kind.images):,}",
         f"{one.cells:,}",
         f"{one.needed / 2**30:.1f} GiB",
-        *(_fit(hours, parts) for hours, parts in zip(one.hours, one.parts, strict=True)),
-    ]
+    )
+    fits = (_fit(hours, parts) for hours, parts in zip(one.hours, one.parts, strict=True))
+    return dict(zip((*_HEAD, *_CARD_HEADS), (*said, *fits), strict=True))
 
 
 def _fit(hours: float, parts: int | None) -> str:

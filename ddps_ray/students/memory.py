@@ -94,9 +94,10 @@ def saved_bytes(network: Network, classes: int, size: int, batch: int, dtype: st
 @lru_cache(maxsize=256)
 def inference_bytes(network: Network, classes: int, size: int, batch: int, dtype: str) -> int:
     """Most bytes of activations that a forward pass without gradients has at a time; arguments as of `footprint`."""
-    with _Shapes(network, classes, size, batch, dtype) as shapes, torch.no_grad(), _Live() as live:
+    live = _Live()
+    with _Shapes(network, classes, size, batch, dtype) as shapes, torch.no_grad(), live:
         shapes.forward(training=False)
-        return live.most
+    return live.most
 
 
 def needed(
