@@ -17,7 +17,8 @@ from ddps_ray import cli, manifest, schemas
 from ddps_ray.config import Score, parse
 from ddps_ray.diffusion.flops import Cost, flops_per_image
 from ddps_ray.diffusion.measuring import measure
-from ddps_ray.planning import PEAKS, Plan, Sizes, Speed, assumed, bytes_per_image, table
+from ddps_ray.gpus import PEAKS
+from ddps_ray.planning import Plan, Sizes, Speed, assumed, bytes_per_image, table
 from ddps_ray.storage import Run
 
 SIZES = [(100, 50), (50, 100), (64, 64), (80, 64)]
