@@ -73,7 +73,7 @@ class Pictures:
         self._held = images.load(self._uris, fit, side, name, limit)
         self._held_NHWC = None if self._held is None else torch.from_numpy(self._held.pixels_NHWC)
         self.bad: dict[int, str] = {} if self._held is None else self._held.bad
-        self._pool = None if self._held else ThreadPoolExecutor(images.threads())
+        self._pool = None if self._held is not None else ThreadPoolExecutor(images.threads())
         if strict and self.bad:
             index, reason = next(iter(self.bad.items()))
             raise UserError(f"{self._uris[index]}: {reason}")
@@ -210,9 +210,9 @@ class Stretch:
 
 
 def validation_fit(size: int) -> Centre:
-    """RDED's view of a validation image: shorter edge to `size // 7 * 8`, so 256 for 224 but 32 for 32, then its middle.
+    """RDED's view of a validation image: shorter edge to `size // 7 * 8`, then its middle: 256 for 224, 32 for 32.
 
-    Where that were less than `size`, whose rest would be black, it is `size`.
+    Where that were less than `size`, and the rest black, the shorter edge is `size`.
     """
     return Centre(max(size, size // 7 * 8), size)
 
@@ -245,9 +245,8 @@ def load_distilled(folder: str, class_ids: Sequence[str], size: int) -> Distille
     files = metadata.group_by("file", use_threads=False).aggregate([("class_id", "min")]).sort_by("file")
     uris = [storage.join(folder, file) for file in files["file"].to_pylist()]
     rows = pa.table({"image_id": files["file"], "uri": uris, "class_id": files["class_id_min"]})
-    return Distilled(
-        _kept(rows, class_ids, Stretch(size), size, strict=True), mosaic=bool(pc.max(metadata["slot"]).as_py())
-    )
+    pictures = _kept(rows, class_ids, Stretch(size), size, strict=True)
+    return Distilled(pictures, mosaic=bool(pc.max(metadata["slot"]).as_py()))
 
 
 def read_metadata(folder: str) -> pa.Table:

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-import PIL
 import psutil
-import torchvision
 from PIL import Image
 from pyarrow import fs
 
@@ -43,6 +42,7 @@ LIMIT = "DDPS_CACHE_GB"
 """Environment variable: how large the cache may become, in GB (10⁹ bytes); by default 50."""
 
 _VERSION = 1
+_DECODERS = ("pillow", "torchvision")  # another version may give other pixels
 _PIXELS, _ABOUT = "pixels.bin", "about.json"
 _RUN = 64  # images in a run; two runs are decoded at a time
 _TICKS = 15.0
@@ -82,7 +82,7 @@ def name(uris: Sequence[str], transform: str) -> str:
     Raises:
         OSError: A store does not answer as it should.
     """
-    digest = hashlib.sha256(repr((_VERSION, PIL.__version__, torchvision.__version__, transform)).encode())
+    digest = hashlib.sha256(repr((_VERSION, *map(version, _DECODERS), transform)).encode())
     for state in sorted(_states({locators.parse(uri).uri for uri in uris})):
         digest.update(repr(state).encode())
     for uri in uris:
