@@ -31,6 +31,8 @@ _FORMATS: dict[str, tuple[Callable[[str], bool], Callable[[ForeignSet, Naming], 
 }
 """How each format is recognised and read."""
 
+_OF_TENSORS = ("mean", "std", "soft_labels")
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -106,7 +108,7 @@ def look(name: str, settings: ForeignSet, labels: Mapping[str, int], wnids: Mapp
             rows = pa.table({"image_id": found.ids, "uri": found.uris, "class_id": found.class_ids_N})
         else:
             sizes, rows = [(found.images_NCHW.shape[3], found.images_NCHW.shape[2])] * len(found.ids), None
-    counts = {class_id: 0 for class_id in found.class_ids} | Counter(found.class_ids_N)
+    counts = dict.fromkeys(found.class_ids, 0) | Counter(found.class_ids_N)
     return Facts(
         len(found.ids),
         counts,
@@ -164,8 +166,10 @@ def _read(settings: ForeignSet, labels: Mapping[str, int], wnids: Mapping[str, s
     try:
         if not storage.exists(settings.path):
             raise UserError(f"{settings.path} does not exist")
-        read = _FORMATS[_format(settings)][1]
-        return read(settings, Naming(labels, wnids, settings.classes))
+        kind = _format(settings)
+        if kind != "tensors" and (stray := [key for key in _OF_TENSORS if key in settings.model_fields_set]):
+            raise UserError(f"{stray[0]} is for tensors, and {settings.path} is read as {kind}")
+        return _FORMATS[kind][1](settings, Naming(labels, wnids, settings.classes))
     except OSError as error:
         raise UserError(f"{settings.path} cannot be read: {first_line(error)}") from error
 
@@ -179,7 +183,8 @@ def _format(settings: ForeignSet) -> str:
     if could:
         raise UserError(f"{settings.path} could be read as {' or '.join(could)}: say in `format` which it is")
     raise UserError(
-        f"{settings.path} has {_contents(settings.path)}: neither folders of images by class, nor Parquet files of images, nor tensors"
+        f"{settings.path} has {_contents(settings.path)}: neither folders of images by class, nor Parquet files of "
+        "images, nor tensors"
     )
 
 

@@ -98,6 +98,10 @@ class Naming:
         """Says whether one of the names is that of a class."""
         return any(self._find(name) is not None for name in names)
 
+    def of_set(self, used: Iterable[str]) -> tuple[str, ...]:
+        """Returns, sorted, the classes of a set: the given ones, whether it has images of them or not, or those used."""
+        return tuple(sorted(set(used) if self.given is None else self.given))
+
     def doubt(self, used: Collection[str], what: str) -> tuple[str, ...]:
         """Warns where numbers go by the data set's labels, of which a set has only some: it may number other classes.
 

@@ -57,7 +57,7 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
     return Content(
         ids,
         tuple(class_id for class_id, *_ in files),
-        naming.given or tuple(sorted(set(class_of.values()))),
+        naming.of_set(class_of.values()),
         size=sum(sizes),
         digest=content.digest_of(sorted(f"{id_} {digest}" for id_, digest in zip(ids, digests, strict=True))),
         uris=tuple(map(locators.whole, uris)),
@@ -95,7 +95,7 @@ def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
     return Content(
         tuple(ids),
         tuple(class_of[label] for label in labels),
-        naming.given or tuple(sorted(set(class_of.values()))),
+        naming.of_set(class_of.values()),
         size=sum(size for size, _ in found),
         digest=content.digest_of(digest for _, digest in found),
         uris=tuple(uri for table in tables for uri in table["uri"].to_pylist()),

@@ -70,7 +70,7 @@ def read(settings: ForeignSet, naming: Naming) -> Content:
     if settings.soft_labels == "none":
         class_of = naming.of_numbers(_whole_numbers(labels))
         class_ids_N = tuple(class_of[label] for label in labels.tolist())
-        class_ids, given_NK = naming.given or tuple(sorted(set(class_ids_N))), None
+        class_ids, given_NK = naming.of_set(class_ids_N), None
         notes += naming.doubt(class_ids, "labels")
     else:
         given_NK = _soft(labels, settings)
