@@ -267,7 +267,7 @@ def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
     assert "the sets of 2 experiments; the first one is taken" in look(path).notes[0]
     write_folders(tmp_path / "f")
     (tmp_path / "f" / "loose.png").write_bytes(png(pixels()[0]))
-    assert "1 images in" in look(tmp_path / "f").notes[0]
+    assert "1 images that lie in" in look(tmp_path / "f").notes[0]
 
 
 def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
@@ -344,6 +344,7 @@ TENSORS: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unknown keys": ({"pics": pixels(), "labels": NUMBERS}, {}, "it has labels, pics: name it in `images`"),
     "no labels": ({"images": pixels(), "lr": 0.1}, {}, "it has images, lr: name it in `labels`"),
     "images only": (pixels(), {}, "has images only: name the file of its labels, in the same folder, in `labels`"),
+    "sparse": ((pixels().to_sparse(), NUMBERS), {}, "its images are a sparse or quantised tensor"),
     "lists": ({"images": [[1, 2]], "labels": [0, 1]}, {}, "its images are no tensor, but a list of 1: convert with"),
     "a text": ("images", {}, "holds a str, and no tensors of images"),
 }
@@ -419,6 +420,11 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     assert "has no Parquet files with a column of images" in refused(tmp_path / "empty", format="parquet")
 
 
+def test_a_link_that_leads_nowhere_is_an_image_that_is_lost(tmp_path: Path) -> None:
+    (write_folders(tmp_path) / IDS[0] / "9.png").symlink_to(tmp_path / "gone.png")
+    assert "has 1 link that leads nowhere: a distilled set must be whole" in refused(tmp_path)
+
+
 def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     file = write_folders(tmp_path) / IDS[1] / "2.png"
     whole = file.read_bytes()
@@ -448,9 +454,11 @@ def test_parquet_files_that_are_no_set_are_refused_in_one_line(tmp_path: Path) -
     assert "a.parquet has no images" in refused(file)
     file.write_bytes(b"PAR1 and then nothing")
     assert "a.parquet cannot be read" in refused(file)
-    pq.write_table(pa.table({"image": [png(pixels()[0]), None], "label": [0, 1]}), file)
+    pq.write_table(pa.table({"image": [png(pixels()[0]), None], "label": [0, 1]}), tmp_path / "b.parquet")
     with pytest.raises(UserError, match="no bytes are stored for it"):
-        look(file)
+        look(tmp_path / "b.parquet")
+    write_parquet(tmp_path / "shards" / "train-00000-of-00002.parquet", NUMBERS.tolist())
+    assert "lacks train-00001-of-00002.parquet" in refused(tmp_path / "shards")
 
 
 def by_column(file: Path, column: str) -> list[int]:

@@ -138,7 +138,9 @@ def load(name: str, settings: ForeignSet, labels: Mapping[str, int], wnids: Mapp
     with _named(name):
         found = _read(settings, labels, wnids)
         if found.images_NCHW is None:
-            images_NCHW = torch.stack(list(content.each(found.uris, partial(_decoded, size=size))))
+            images_NCHW = torch.empty(len(found.uris), 3, size, size, dtype=torch.uint8)
+            for place, image_CHW in enumerate(content.each(found.uris, partial(_decoded, size=size))):
+                images_NCHW[place] = image_CHW
         else:
             images_NCHW = _resized(found.images_NCHW, size)
     places = {class_id: place for place, class_id in enumerate(found.class_ids)}
@@ -158,20 +160,19 @@ def _named(name: str) -> Iterator[None]:
     """Names the set in an error."""
     try:
         yield
+    except OSError as error:
+        raise UserError(f"evaluate.foreign.{name}: cannot be read: {first_line(error)}") from error
     except UserError as error:
         raise UserError(f"evaluate.foreign.{name}: {str(error).removeprefix('data: ')}") from error
 
 
 def _read(settings: ForeignSet, labels: Mapping[str, int], wnids: Mapping[str, str]) -> Content:
-    try:
-        if not storage.exists(settings.path):
-            raise UserError(f"{settings.path} does not exist")
-        kind = _format(settings)
-        if kind != "tensors" and (stray := [key for key in _OF_TENSORS if key in settings.model_fields_set]):
-            raise UserError(f"{stray[0]} is for tensors, and {settings.path} is read as {kind}")
-        return _FORMATS[kind][1](settings, Naming(labels, wnids, settings.classes))
-    except OSError as error:
-        raise UserError(f"{settings.path} cannot be read: {first_line(error)}") from error
+    if not storage.exists(settings.path):
+        raise UserError(f"{settings.path} does not exist")
+    kind = _format(settings)
+    if kind != "tensors" and (stray := [key for key in _OF_TENSORS if key in settings.model_fields_set]):
+        raise UserError(f"{stray[0]} is for tensors, and {settings.path} is read as {kind}")
+    return _FORMATS[kind][1](settings, Naming(labels, wnids, settings.classes))
 
 
 def _format(settings: ForeignSet) -> str:
@@ -198,19 +199,14 @@ def _contents(path: str) -> str:
 def _size_of(uri: str) -> tuple[int, int]:
     """Width and height in an image's header."""
     try:
-        with Image.open(io.BytesIO(_encoded(uri)), formats=imaging.FORMATS) as image:
-            return image.size
+        data = reading.read_encoded(uri)
     except BadImage as error:
         raise UserError(f"{uri}: {error}") from error
+    try:
+        with Image.open(io.BytesIO(data), formats=imaging.FORMATS) as image:
+            return image.size
     except Exception as error:  # what a damaged header makes Pillow raise is of any kind
-        raise UserError(f"{uri}: not an image") from error
-
-
-def _encoded(uri: str) -> bytes:
-    data = reading.read_encoded(uri)
-    if not data:
-        raise BadImage("empty file")
-    return data
+        raise UserError(f"{uri}: {'not an image' if data else 'empty file'}") from error
 
 
 def _decoded(uri: str, size: int) -> Tensor:

@@ -99,7 +99,7 @@ class Naming:
         return any(self._find(name) is not None for name in names)
 
     def of_set(self, used: Iterable[str]) -> tuple[str, ...]:
-        """Returns, sorted, the classes of a set: the given ones, whether it has images of them or not, or those used."""
+        """Returns, sorted, the classes of a set: the given ones, even those without an image, or those used."""
         return tuple(sorted(set(used) if self.given is None else self.given))
 
     def doubt(self, used: Collection[str], what: str) -> tuple[str, ...]:

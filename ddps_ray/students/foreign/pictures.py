@@ -1,5 +1,6 @@
 """Foreign sets of encoded images: folders of classes, and Parquet files."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 from ddps_ray import storage
 from ddps_ray.config import ForeignSet
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import containers, folders, huggingface, imagefolder, locators, parquet
+from ddps_ray.sources import containers, folders, huggingface, imagefolder, leftovers, locators, parquet
 from ddps_ray.sources.leftovers import Leftovers
 from ddps_ray.students.foreign import content
 from ddps_ray.students.foreign.content import Content
@@ -20,12 +21,12 @@ _LABELS = ("label", "class_id")
 
 
 def has_folders(path: str) -> bool:
-    """Says whether a place is a folder of class folders, of which the first has an image."""
+    """Says whether a place is a folder of class folders, of which one has an image."""
     if content.is_file(path):
         return False
     top = _top(path)
-    classes = folders.folders(top)
-    return bool(classes) and any(map(folders.is_image, folders.tree(storage.join(top, classes[0])).files))
+    inside = (folders.tree(storage.join(top, name)).files for name in folders.folders(top))
+    return any(any(map(folders.is_image, files)) for files in inside)
 
 
 def has_parquet(path: str) -> bool:
@@ -50,7 +51,12 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
     if not names:
         raise UserError(f"{top} has no class folders")
     class_of = naming.of_folders(names)
-    files = [(class_of[name], name, path) for name in names for path in _images(top, name)]
+    left = Leftovers(loose=Counter(_loose(top)))
+    files = [
+        (class_of[name], name, path) for name in names for path in folders.images(storage.join(top, name), name, left)
+    ]
+    if left.dangling:
+        raise UserError(f"{top} has {leftovers.links(left.dangling)}: a distilled set must be whole")
     uris = [storage.join(top, name, path) for _, name, path in files]
     sizes, digests = zip(*content.each(uris, content.of_file), strict=True)
     ids = tuple(f"{class_id}/{path}" for class_id, _, path in files)
@@ -62,7 +68,7 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
         digest=content.digest_of(sorted(f"{id_} {digest}" for id_, digest in zip(ids, digests, strict=True))),
         uris=tuple(map(locators.whole, uris)),
         notes=(
-            *_loose(top),
+            *left.notes(),
             *(() if naming.are_some(names) else naming.doubt(set(class_of.values()), "class folders")),
         ),
     )
@@ -80,7 +86,8 @@ def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
             cannot be read.
     """
     path = settings.path
-    uris = [path] if content.is_file(path) else [storage.join(path, name) for name in _files(path)]
+    files = [] if content.is_file(path) else _files(path)
+    uris = [storage.join(path, name) for name in files] or [path]
     tables = [_rows(uri, settings, naming) for uri in uris]
     labels = [label for table in tables for label in table["label"].to_pylist()]
     if not labels:
@@ -90,7 +97,7 @@ def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
     used = sorted(set(labels))
     class_of = naming.of_names(used) if isinstance(used[0], str) else naming.of_numbers(used)
     found = list(content.each(uris, content.of_file))
-    names = [content.split(uri)[1] for uri in uris]
+    names = files or [content.split(path)[1]]
     ids = [f"{name}#{row}" for name, table in zip(names, tables, strict=True) for row in range(table.num_rows)]
     return Content(
         tuple(ids),
@@ -108,44 +115,44 @@ def _top(path: str) -> str:
     return imagefolder.top(path, TRAIN) if imagefolder.recognises(path, (TRAIN,)) else path
 
 
-def _images(top: str, name: str) -> list[str]:
-    return folders.images(storage.join(top, name), name, Leftovers())
-
-
-def _loose(top: str) -> tuple[str, ...]:
+def _loose(top: str) -> dict[str, int]:
     count = sum(map(folders.is_image, folders.files(top)))
-    return (f"warning: {count} images in {top} are in no class folder, and left out",) if count else ()
+    return {top: count} if count else {}
 
 
 def _files(path: str) -> list[str]:
     """Parquet files inside a folder, of the split `train` where there are several."""
     splits = containers.found(path, huggingface.SUFFIX, (TRAIN,))
-    splits = {split: names for split, names in splits.items() if _have_images(path, names)}
-    if not splits:
+    there = [split for split, names in splits.items() if _have_images(path, names)]
+    if not there:
         raise UserError(f"{path} has no Parquet files with a column of images")
-    if len(splits) > 1 and TRAIN not in splits:
-        raise UserError(f"{path} has several splits, {', '.join(splits)}: name one of the files in `path`")
-    return splits.get(TRAIN) or next(iter(splits.values()))
+    if len(there) > 1 and TRAIN not in there:
+        raise UserError(f"{path} has several splits, {', '.join(there)}: name one of the files in `path`")
+    split = TRAIN if TRAIN in there else there[0]
+    return containers.of_splits(path, huggingface.SUFFIX, (split,))[split]
 
 
 def _have_images(path: str, names: Sequence[str]) -> bool:
-    return bool(parquet.image_columns(_schema(storage.join(path, names[0]))))
+    return bool(parquet.image_columns(_footer(storage.join(path, names[0])).schema.to_arrow_schema()))
 
 
-def _schema(uri: str) -> pa.Schema:
+def _footer(uri: str) -> pq.FileMetaData:
     filesystem, place = storage.open_uri(uri)
     try:
-        return pq.read_schema(place, filesystem=filesystem)
+        return pq.read_metadata(place, filesystem=filesystem)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"{uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
 
 
 def _rows(uri: str, settings: ForeignSet, naming: Naming) -> pa.Table:
     """Where each image of a file is, and its label: a name, or a whole number."""
-    schema = _schema(uri)
+    footer = _footer(uri)
+    schema = footer.schema.to_arrow_schema()
     there = f"among {', '.join(schema.names)}"
-    if len(parquet.image_columns(schema, settings.images)) != 1:
+    images = parquet.image_columns(schema, settings.images)
+    if len(images) != 1:
         raise UserError(f"{uri} has no column `image` of encoded images {there}: name it in `images`")
+    parquet.check_groups(uri, footer, images[0])
     wanted = _LABELS if settings.labels is None else (settings.labels,)
     column = next((name for name in wanted if name in schema.names), None)
     if column is None:

@@ -120,6 +120,9 @@ class _Source:
             raise UserError(
                 f"{path}: its {wrong[0]} are no tensor, but {_described(wrong[1])}: convert with {_CONVERT}"
             )
+        for called, held in (("images", images), ("labels", labels)):
+            if held.layout != torch.strided or held.is_quantized or held.is_meta:
+                raise UserError(f"{path}: its {called} are a sparse or quantised tensor: convert with {_CONVERT}")
         return images.detach(), labels.detach()
 
     def _main(self, folder: str) -> str:
@@ -252,7 +255,7 @@ def _check_images(images: Tensor, settings: ForeignSet) -> None:
             f"{settings.path}: images are floats: give the mean and std by which they were normalised, "
             "[0, 0, 0] and [1, 1, 1] where they are in 0..1 as they are"
         )
-    if bad := int((~torch.isfinite(images)).flatten(1).any(1).sum()):
+    if bad := int((~torch.isfinite(images.float())).flatten(1).any(1).sum()):
         raise UserError(f"{settings.path}: {bad} of {len(images)} images have values that are not finite (NaN or Inf)")
 
 
@@ -292,7 +295,7 @@ def _soft(labels: Tensor, settings: ForeignSet) -> Tensor:
     """Soft labels as probabilities."""
     if labels.ndim != 2:
         raise UserError(f"labels are {_shape(labels)}, not soft ones, N×K: set `soft_labels` to none")
-    if not bool(torch.isfinite(labels).all()):
+    if not bool(torch.isfinite(labels.float()).all()):
         raise UserError("soft labels have values that are not finite (NaN or Inf)")
     labels_NK = labels.float()
     if settings.soft_labels == "logits":
