@@ -85,7 +85,7 @@ def refused(path: Path, **settings: Any) -> str:
     return said.removeprefix("evaluate.foreign.theirs: ")
 
 
-NORMALISED = {"mean": MEAN, "std": STD}
+NORMALISED: dict[str, Any] = {"mean": MEAN, "std": STD}
 EXACT: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "class folders": (write_folders, {}),
     "below train": (lambda root: write_folders(root / "train").parent, {}),
@@ -120,6 +120,11 @@ EXACT: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
         ),
         NORMALISED,
     ),
+    "other precisions": (
+        lambda root: write_tensors(root / "a.pt", (normalised().double(), NUMBERS.to(torch.uint8))),
+        NORMALISED,
+    ),
+    "a list of labels": (lambda root: write_tensors(root / "a.pt", (pixels(), NUMBERS.tolist())), {}),
     "keys of one's own": (
         lambda root: write_tensors(root / "a.pt", {"z": pixels(), "t": NUMBERS}),
         {"images": "z", "labels": "t"},
@@ -317,6 +322,11 @@ TENSORS: dict[str, tuple[Any, dict[str, Any], str]] = {
         NORMALISED,
         "1 of 6 images have values",
     ),
+    "one label": ((pixels(), torch.tensor(0)), {}, "has 6 images, but 1 labels"),
+    "arrays": ({"images": pixels().numpy(), "labels": NUMBERS}, {}, "has pickled objects, and only tensors are loaded"),
+    "a column of labels": ((pixels(), NUMBERS[:, None]), {}, "labels are 6×1, not a whole number an image"),
+    "bool labels": ((pixels(), NUMBERS.bool()), {}, "labels are torch.bool, not whole numbers"),
+    "three things": ([pixels(), NUMBERS, NUMBERS], {}, "holds a list of 3, not images and labels: convert with"),
     "fewer labels": ((pixels(), NUMBERS[:5]), {}, "has 6 images, but 5 labels"),
     "float labels": ((pixels(), NUMBERS.float()), {}, "labels are torch.float32, not whole numbers"),
     "soft, not said": (
@@ -361,12 +371,19 @@ def test_how_to_convert_pickled_objects_is_said(tmp_path: Path) -> None:
     assert said.endswith('convert it with torch.save({"images": images, "labels": labels}, file)')
 
 
-@pytest.mark.parametrize("data", [b"", b"hello", b"PK\x03\x04 and then nothing", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize(
+    "data", [b"", b"hello", b"PK\x03\x04 and then nothing", b"\x80\x02}q\x00.", b"PAR1\x15\x04\x15"]
+)
 def test_a_damaged_file_of_tensors_is_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(data)
     assert "a.pt cannot be read as what torch.save writes" in refused(tmp_path / "a.pt")
     (tmp_path / "a.safetensors").write_bytes(data)
     assert "a.safetensors cannot be read as safetensors" in refused(tmp_path / "a.safetensors")
+
+
+def test_what_git_lfs_has_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert refused(tmp_path / "a.pt").endswith("fetch it with `git lfs pull`")
 
 
 FOLDERS: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {

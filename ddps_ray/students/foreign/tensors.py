@@ -16,7 +16,7 @@ from torch import Tensor
 from ddps_ray import storage
 from ddps_ray.config import ForeignSet
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import folders
+from ddps_ray.sources import containers, folders
 from ddps_ray.students.foreign import content
 from ddps_ray.students.foreign.content import Content
 from ddps_ray.students.foreign.naming import Naming
@@ -28,7 +28,7 @@ SOFT_KEYS = ("soft_labels", "soft_label", *LABEL_KEYS)
 _PAIRS = (("images_best", "labels_best"), ("images", "labels"))
 """Files of one folder that belong together."""
 
-_NUMPY_SCALAR = np._core.multiarray.scalar  # type: ignore[attr-defined]
+_NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
     _NUMPY_SCALAR,
     (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
@@ -40,6 +40,10 @@ _NUMBERS: list[Any] = [
 """NumPy's plain numbers: DC, DSA and DM store accuracies beside their tensors."""
 
 _CONVERT = 'torch.save({"images": images, "labels": labels}, file)'
+_NOT_TORCH = "cannot be read as what torch.save writes"
+_NO_PICKLE = ("Unsupported operand", "invalid load key")
+"""What torch says of a file that does not begin as one of its own."""
+
 _SUM_TOLERANCE = 0.01
 _BEYOND = 0.2  # share of values outside 0..1 above which the normalisation is doubted; optimised images have some
 
@@ -64,8 +68,10 @@ def read(settings: ForeignSet, naming: Naming) -> Content:
     source = _Source(settings)
     images_NCHW, labels = source.images_and_labels()
     _check_images(images_NCHW, settings)
-    if len(labels) != len(images_NCHW):
-        raise UserError(f"{settings.path} has {len(images_NCHW)} images, but {len(labels)} labels")
+    if labels.ndim == 0 or len(labels) != len(images_NCHW):
+        raise UserError(
+            f"{settings.path} has {len(images_NCHW)} images, but {len(labels) if labels.ndim else 1} labels"
+        )
     pixels_NCHW, notes = _pixels(images_NCHW, settings)
     if settings.soft_labels == "none":
         class_of = naming.of_numbers(_whole_numbers(labels))
@@ -115,6 +121,8 @@ class _Source:
         images, labels = self._parts(path, self._load(path))
         if labels is None:
             labels = self._alone(self._beside(path))
+        if isinstance(labels, list) and all(type(label) is int for label in labels):
+            labels = torch.tensor(labels, dtype=torch.long)
         if not isinstance(images, Tensor) or not isinstance(labels, Tensor):
             wrong = ("images", images) if not isinstance(images, Tensor) else ("labels", labels)
             raise UserError(
@@ -214,17 +222,15 @@ def _from_torch(uri: str, data: bytes) -> Any:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
+        if not any(said in str(error) for said in _NO_PICKLE):
             raise UserError(
-                f"{uri} cannot be read as what torch.save writes: it is damaged, or another format"
+                f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself "
+                f"and convert it with {_CONVERT}"
             ) from error
-        raise UserError(
-            f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself and "
-            f"convert it with {_CONVERT}"
-        ) from error
+        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or ': it is damaged, or another format'}") from error
     except Exception as error:  # what a damaged file makes the unpickler raise is of any kind
-        reason = first_line(error)
-        raise UserError(f"{uri} cannot be read as what torch.save writes: {reason}") from error
+        reason = "it is a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
+        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or f': {reason}'}") from error
 
 
 def _described(held: Any) -> str:
@@ -243,6 +249,10 @@ def _check_images(images: Tensor, settings: ForeignSet) -> None:
         channels_last = len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]
         hint = ": permute(0, 3, 1, 2) makes them so" if channels_last else ""
         raise UserError(f"{settings.path}: images are {_shape(images)}, not N×3×S×S{hint}")
+    _check_values(images.float() if images.dtype.is_floating_point else images, settings)
+
+
+def _check_values(images: Tensor, settings: ForeignSet) -> None:
     stated = settings.mean is not None or settings.std is not None
     if images.dtype == torch.uint8:
         if stated:
@@ -255,7 +265,7 @@ def _check_images(images: Tensor, settings: ForeignSet) -> None:
             f"{settings.path}: images are floats: give the mean and std by which they were normalised, "
             "[0, 0, 0] and [1, 1, 1] where they are in 0..1 as they are"
         )
-    if bad := int((~torch.isfinite(images.float())).flatten(1).any(1).sum()):
+    if bad := int((~torch.isfinite(images)).flatten(1).any(1).sum()):
         raise UserError(f"{settings.path}: {bad} of {len(images)} images have values that are not finite (NaN or Inf)")
 
 
@@ -264,7 +274,8 @@ def _pixels(images_NCHW: Tensor, settings: ForeignSet) -> tuple[Tensor, tuple[st
     if settings.mean is None or settings.std is None:
         return images_NCHW.contiguous(), ()
     mean_C11, std_C11 = (torch.tensor(each).view(3, 1, 1) for each in (settings.mean, settings.std))
-    unit_NCHW = images_NCHW.float() * std_C11 + mean_C11
+    images_NCHW = images_NCHW.float()
+    unit_NCHW = images_NCHW * std_C11 + mean_C11
     beyond = ((unit_NCHW < 0) | (unit_NCHW > 1)).float().mean().item()
     notes: tuple[str, ...] = ()
     if beyond > _BEYOND:
