@@ -1,6 +1,7 @@
 """Foreign sets: the same images in each format are the same set, and what is not one is refused in one line."""
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -482,3 +483,15 @@ def by_column(file: Path, column: str) -> list[int]:
     """Images of each class by a label column that is named."""
     facts = look(file, labels=column)
     return [facts.counts[class_id] for class_id in IDS]
+
+
+def test_plain_numbers_of_an_older_numpy_beside_the_tensors_are_no_objects(tmp_path: Path) -> None:
+    path = write_tensors(tmp_path / "new.pt", {"data": [[pixels(), NUMBERS]], "accs": [np.float64(0.3)]})
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(tmp_path / "old.pt", "w") as old:
+        for name in new.namelist():
+            data = new.read(name)
+            if name.endswith("data.pkl"):
+                assert b"numpy._core" in data
+                data = data.replace(b"numpy._core", b"numpy.core")
+            old.writestr(name, data)
+    assert torch.equal(load(tmp_path / "old.pt").images_NCHW, pixels())
