@@ -203,6 +203,20 @@ def test_images_of_another_size_are_resized_alike_in_files_and_in_bytes(tmp_path
     assert floats.mean().item() == pytest.approx(127.5, abs=0.5)
 
 
+def test_of_a_run_of_mtt_with_zca_the_images_are_taken_that_were_brought_back(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "labels_best.pt", NUMBERS)
+    write_tensors(tmp_path / "images_best.pt", torch.randn(6, 3, SIDE, SIDE))
+    write_tensors(tmp_path / "images_zca_best.pt", pixels())
+    assert torch.equal(load(tmp_path).images_NCHW, pixels())
+
+
+def test_labels_may_be_in_a_file_of_any_name(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "a.pt", {"images": pixels()})
+    write_tensors(tmp_path / "b.pt", {"labels": NUMBERS, "soft_labels": torch.rand(6, 3)})
+    assert load(tmp_path, images="a.pt", labels="b.pt").labels_N.tolist() == NUMBERS.tolist()
+    assert load(tmp_path / "a.pt", labels="b.pt", soft_labels="logits").given_NK is not None
+
+
 def test_of_a_long_image_the_middle_is_taken_and_that_is_said(tmp_path: Path) -> None:
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200

@@ -25,8 +25,8 @@ TORCH, SAFE = (".pt", ".pth"), ".safetensors"
 IMAGE_KEYS = ("images", "image_tensor", "image_syn", "image", "data", "x")
 LABEL_KEYS = ("labels", "label", "label_syn", "targets", "y")
 SOFT_KEYS = ("soft_labels", "soft_label", *LABEL_KEYS)
-_PAIRS = (("images_best", "labels_best"), ("images", "labels"))
-"""Files of one folder that belong together."""
+_PAIRS = (("images_zca_best", "labels_best"), ("images_best", "labels_best"), ("images", "labels"))
+"""Files of one folder that belong together; where there are some that MTT has freed of ZCA, the others are whitened."""
 
 _NUMPY_SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [
@@ -111,8 +111,8 @@ class _Source:
         self.notes: list[str] = []
         self._settings = settings
         self._image_keys = IMAGE_KEYS if settings.images is None else (settings.images,)
-        usual = LABEL_KEYS if settings.soft_labels == "none" else SOFT_KEYS
-        self._label_keys = usual if settings.labels is None else (settings.labels,)
+        self._usual = LABEL_KEYS if settings.soft_labels == "none" else SOFT_KEYS
+        self._label_keys = self._usual if settings.labels is None else (settings.labels,)
 
     def images_and_labels(self) -> tuple[Tensor, Tensor]:
         path = self._settings.path
@@ -137,6 +137,7 @@ class _Source:
         """The file of a folder that has the images."""
         files = [name for name in folders.files(folder) if _is_tensors(name)]
         if self._settings.images in files:
+            self._image_keys = IMAGE_KEYS
             return str(self._settings.images)
         for stem, _ in _PAIRS:
             if found := [name for name in files if PurePosixPath(name).stem == stem]:
@@ -202,7 +203,7 @@ class _Source:
         held = self._load(uri)
         if not isinstance(held, Mapping):
             return held
-        keys = [key for key in (*SOFT_KEYS, *LABEL_KEYS) if key in held] or list(held)[:1]
+        keys = [key for key in self._usual if key in held] or list(held)[:1]
         return held[keys[0]] if keys else held
 
 
