@@ -14,12 +14,14 @@ from ddps_ray.storage import Run
 
 
 def check(run: Run) -> list[str]:
-    """Says of each finished set that it is whole; returns what is wrong with the others, a line each."""
+    """Says of each finished set that it is whole; returns what is wrong with the others, a line each. One that is gone is no wrong."""
     wrong = []
     for each in records.recorded(run):
         if not each.finished:
             continue
-        if found := list(_wrong(each)):
+        if not storage.exists(each.uri):  # as a user may who needs the room
+            say(f"verify: {each.stage}: was deleted; `ddps distill` makes it again where the recipe asks for it")
+        elif found := list(_wrong(each)):
             wrong += [f"{each.stage}: {line}" for line in found]
         else:
             say(f"verify: {each.stage}: whole{f'; {each.differs}' if each.differs else ''}")

@@ -12,15 +12,19 @@ import pyarrow.compute as pc
 
 from ddps_ray import manifest, storage
 from ddps_ray.config import WHOLE, Recipe, Student, Teacher
+from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher
 from ddps_ray.selection import sets
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, protocols, teachers
+from ddps_ray.students import data, foreign, networks, protocols, teachers
 from ddps_ray.students.protocols import Facts, Protocol
 
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
+
+FOREIGN = "foreign"
+"""How a set of another program was selected, as far as can be told."""
 
 FAILED = "failed"
 """Folder below it, of the students that could not be trained."""
@@ -163,11 +167,30 @@ def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
-    own = list(_own(recipe, run))
-    yield from own
+    found = [*_own(recipe, run), *_foreign(recipe, run)]
+    yield from found
     if recipe.evaluate.whole:
-        for class_ids in dict.fromkeys(trained.class_ids for trained in own):
+        for class_ids in dict.fromkeys(trained.class_ids for trained in found):
             yield _whole(recipe, run, class_ids)
+
+
+def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
+    only = recipe.evaluate.ipc
+    for name in sets.foreign(recipe):
+        about = recipe.evaluate.foreign[name]
+        facts = foreign.look(name, about, *known_classes(recipe, run))
+        for note in facts.notes:
+            say(f"evaluate: warning: {note}")
+        if only is None or facts.ipc in only:
+            digest = storage.digest([facts.digest, about.model_dump(mode="json", exclude={"path"})])
+            ids, uri = facts.class_ids, about.path
+            yield Trained(name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size)
+
+
+def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, str]]:
+    """The label of each class id of the training split, and the WordNet ids that are known."""
+    rows = manifest.classes(run, recipe.data.train)
+    return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), manifest.wnids(run)
 
 
 def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:

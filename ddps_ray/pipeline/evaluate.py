@@ -25,11 +25,11 @@ from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, Cell, Trained
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, syncing, teachers, training
+from ddps_ray.students import data, networks, sets, syncing, teachers, training
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -265,6 +265,8 @@ def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
     if about.name == WHOLE:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
+    if about.selector == FOREIGN:
+        return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
     distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
     return TrainingSet(distilled.pictures, distilled.mosaic)
 

@@ -87,21 +87,27 @@ def too_small(recipe: Recipe, name: str, ipc: int, counts: Mapping[str, int]) ->
 
 
 def evaluated(recipe: Recipe) -> list[tuple[str, int]]:
-    """Name and IPC of each set on which students are trained, in the recipe's order.
+    """Name and IPC of each set of our own on which students are trained, in the recipe's order.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, and no foreign one.
     """
-    only = recipe.evaluate.ipc
+    only, own = recipe.evaluate.ipc, recipe.distill.sets
     found = [
         (name, ipc)
-        for name in recipe.evaluate.sets or recipe.distill.sets
-        for ipc in dict.fromkeys(recipe.distill.sets[name].ipc)
+        for name in recipe.evaluate.sets or own
+        if name in own
+        for ipc in dict.fromkeys(own[name].ipc)
         if only is None or ipc in only
     ]
-    if not found:
+    if not found and not foreign(recipe):
         raise UserError(f"evaluate.ipc: nothing to do: no set has an IPC of {list(only or ())}")
     return found
+
+
+def foreign(recipe: Recipe) -> list[str]:
+    """Names of the foreign sets on which students are trained."""
+    return [name for name in recipe.evaluate.foreign if name in (recipe.evaluate.sets or recipe.evaluate.foreign)]
 
 
 def settings(recipe: Recipe, name: str, ipc: int) -> dict[str, Any]:

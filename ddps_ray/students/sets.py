@@ -1,11 +1,23 @@
 """What students are trained on: images with their labels, and soft labels where the set itself gives them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
 from torch import Tensor
 
+from ddps_ray.config import Evaluate
+from ddps_ray.students import foreign
 from ddps_ray.students.data import Pictures
+
+
+def load_foreign(name: str, settings: Evaluate, labels: Mapping[str, int], wnids: Mapping[str, str]) -> "TrainingSet":
+    """Loads a set that another program has made; arguments and errors as of `foreign.look`."""
+    about = settings.foreign[name]
+    found = foreign.load(name, about, labels, wnids, settings.size)
+    class_ids = [found.class_ids[label] for label in found.labels_N.tolist()]
+    rows = pa.table({"image_id": found.ids, "uri": found.ids, "class_id": class_ids})
+    return TrainingSet(Pictures.of(found.images_NCHW, found.labels_N, rows), about.mosaic, found.given_NK)
 
 
 @dataclass(frozen=True)

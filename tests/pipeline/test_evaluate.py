@@ -61,8 +61,8 @@ def prepare(folder: Path, scenes: Path, recipe: Recipe) -> Run:
     teachers.save(network, run.path("teacher"), recipe.teacher.model, classes, None)
     run.claim("teacher", teacher.settings(recipe))
     run.finish("teacher", {"accuracy": None, "classes": 10})
-    inputs.distilled(run, images, "typical", 1, classes, slots=4)
-    inputs.distilled(run, images, "chance", 12, SUBSET, slots=1)
+    inputs.distilled(run, images, "typical", 1, classes, 4, recipe)
+    inputs.distilled(run, images, "chance", 12, SUBSET, 1, recipe)
     return run
 
 
@@ -210,9 +210,10 @@ def test_what_is_missing_or_wrong_is_named(evaluated: Recipe, changes: dict[str,
 
 def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
     run = inputs.indexed(tmp_path / "run", scenes)
-    inputs.distilled(run, scenes, "typical", 1, data.class_ids(run, "train"), slots=4)
+    made = recipe(tmp_path / "run", sets=["typical"])
+    inputs.distilled(run, scenes, "typical", 1, data.class_ids(run, "train"), 4, made)
     with pytest.raises(UserError, match="no finished teacher stage: run `ddps teacher`"):
-        evaluate.run(recipe(tmp_path / "run", sets=["typical"]))
+        evaluate.run(made)
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from ddps_ray import manifest, schemas, storage
+from ddps_ray.config import Recipe
+from ddps_ray.selection import sets
 from ddps_ray.storage import Run
 
 
@@ -24,15 +26,17 @@ def indexed(folder: Path, scenes: Path) -> Run:
             "split": [split] * len(files),
         }
         manifest.write(run, split, schemas.table(columns, schemas.MANIFEST))
-    run.finish("index", {"splits": {"train": 120, "val": 60}})
+    run.finish("index", {"splits": {"train": 120, "val": 60}, "layout": "imagefolder", "fingerprint": "0"})
     return run
 
 
-def distilled(run: Run, scenes: Path, name: str, ipc: int, classes: list[str], slots: int) -> str:
+def distilled(
+    run: Run, scenes: Path, name: str, ipc: int, classes: list[str], slots: int, recipe: Recipe | None = None
+) -> str:
     """A distilled set of the first training images: whole, or four to a mosaic; returns its folder."""
     folder = run.path("distilled", name, f"ipc={ipc}")
     stage = f"distill/{name}/ipc={ipc}"
-    run.claim(stage, {})
+    run.claim(stage, sets.settings(recipe, name, ipc) if recipe else {})
     rows = []
     for label, class_id in enumerate(classes):
         for number in range(ipc):
