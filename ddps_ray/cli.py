@@ -79,7 +79,9 @@ BENCHES = {"bookkeeping": "ddps_ray.bench.bookkeeping"}
 
 INSPECTIONS = {
     "status": Command("ddps_ray.inspection.status", "say how far a run is, from its files alone"),
-    "verify": Command("ddps_ray.inspection.verify", "check every shard of a run's scores; repairs nothing"),
+    "verify": Command(
+        "ddps_ray.inspection.verify", "check a run's scores and distilled sets, file by file; repairs nothing"
+    ),
 }
 """Each command that takes a run directory; `run` gives the exit code."""
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pyarrow import fs
 
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import Recipe
@@ -19,6 +20,9 @@ METADATA = "metadata.parquet"
 """A set's rows of `schemas.DISTILLED`; written when all its images are there."""
 
 _MOSAIC, _SINGLE = "mosaic", "single"
+PATCHES = {_MOSAIC: 4, _SINGLE: 1}
+"""Patches in an image, by its composition."""
+
 _UNUSED = {"random": ("clusters", "top_clusters")}
 """Settings of `distill` on which the choice of a selector does not depend."""
 
@@ -157,7 +161,7 @@ def digest(uri: str) -> str:
     Raises:
         UserError: The metadata or the first image cannot be read.
     """
-    rows = _rows(uri)
+    rows = read_metadata(uri).to_pylist()
     digest = hashlib.sha256(json.dumps(_size(storage.join(uri, rows[0]["file"]))).encode())
     for row in rows:
         known = {name: value for name, value in row.items() if value is not None}  # as before a column came
@@ -171,22 +175,41 @@ def bytes_of(uri: str) -> int:
     Args:
         uri: Its folder.
     """
+    return sum(file.size for file in image_files(uri))
+
+
+def image_files(uri: str) -> list[fs.FileInfo]:
+    """Lists the image files of a set.
+
+    Args:
+        uri: Its folder.
+    """
     files = storage.list_files(storage.join(uri, "train"))
-    return sum(file.size for file in files if not file.base_name.startswith("."))
+    return [
+        file for file in files if not file.base_name.startswith(".")
+    ]  # which is one that was not written to its end
+
+
+def read_metadata(uri: str) -> pa.Table:
+    """Reads a set's rows of `schemas.DISTILLED`, in the order of the file.
+
+    Args:
+        uri: Its folder.
+
+    Raises:
+        UserError: They cannot be read, or are not what `distill` writes.
+    """
+    place = storage.join(uri, METADATA)
+    filesystem, path = storage.open_uri(place)
+    try:
+        return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        raise UserError(f"{place}: {first_line(error)}: delete it, and `ddps distill` makes the set again") from error
 
 
 def _needed(settings: dict[str, Any]) -> dict[str, Any]:
     unused = _UNUSED.get(settings["selector"], ())
     return {name: value for name, value in settings.items() if name not in unused}
-
-
-def _rows(uri: str) -> list[dict[str, Any]]:
-    place = storage.join(uri, METADATA)
-    filesystem, path = storage.open_uri(place)
-    try:
-        return list(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table().to_pylist())
-    except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"{place}: {first_line(error)}: delete it, and `ddps distill` makes the set again") from error
 
 
 def _size(uri: str) -> tuple[int, int]:
