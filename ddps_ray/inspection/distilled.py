@@ -14,7 +14,7 @@ from ddps_ray.storage import Run
 
 
 def check(run: Run) -> list[str]:
-    """Says of each finished set that it is whole; returns what is wrong with the others, a line each. One that is gone is no wrong."""
+    """Says of each finished set that it is whole; returns what is wrong with the others, a line each."""
     wrong = []
     for each in records.recorded(run):
         if not each.finished:

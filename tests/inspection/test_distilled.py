@@ -1,5 +1,6 @@
 """`ddps verify` of distilled sets: each is whole, or what is wrong with it is said."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,17 @@ def test_whole_sets_are_told_apart(distilled: Run, capsys: pytest.CaptureFixture
             "verify: 3 shards, 12 rows, 0 things wrong",
         ],
     )
+
+
+def test_a_set_that_was_deleted_is_said_and_is_no_damage(distilled: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(distilled.path("distilled", "ddps", "ipc=2"))
+    code, lines = _verify(distilled, capsys)
+    assert code == 0
+    assert lines[0].startswith("verify: distill/ddps/ipc=2: was deleted; ")
+    assert lines[1:] == [
+        "verify: distill/ddps/ipc=2~0badc0de: whole; seed=1",
+        "verify: 3 shards, 12 rows, 0 things wrong",
+    ]
 
 
 def _lose_all(folder: Path) -> None:

@@ -16,7 +16,7 @@ from ddps_ray.selection import records, sets
 from ddps_ray.selection.sets import METADATA
 from ddps_ray.storage import Run
 
-ROW = {
+ROW: dict[str, Any] = {
     "file": "train/leaf/00000.png",
     "slot": 0,
     "image_id": "train/leaf/4.png",
@@ -137,11 +137,12 @@ def test_a_set_depends_on_what_its_selector_reads() -> None:
 def test_sets_of_one_name_are_told_apart_at_every_ipc(tmp_path: Path) -> None:
     run = Run(str(tmp_path / "run"))
     many = [f"n{number:08d}" for number in range(30)]
-    for own, ipcs in [
+    later: list[tuple[dict[str, Any], tuple[int, ...]]] = [
         ({}, (1, 20)),
         ({"seed": 1, "classes": many}, (20, 50)),
         ({"composition": "mosaic"}, (20,)),
-    ]:
+    ]
+    for own, ipcs in later:
         recipe = _recipe(run, sets={"ddps": own | {"ipc": list(ipcs)}, "other": {"ipc": [1]}})
         for name, ipc in [("ddps", ipc) for ipc in ipcs] + [("other", 1)]:
             stage, uri = sets.location(run, recipe, name, ipc)
