@@ -88,7 +88,7 @@ def name(uris: Sequence[str], transform: str, side: int) -> str:
     for state in sorted(_states({locators.parse(uri).uri for uri in uris})):
         digest.update(repr(state).encode())
     for uri in uris:
-        digest.update(f"\n{uri}".encode())
+        digest.update(repr(uri).encode())
     return digest.hexdigest()
 
 
