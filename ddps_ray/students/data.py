@@ -48,7 +48,7 @@ class Pictures:
         side: int,
         strict: bool = False,
         limit: int | None = None,
-        name: str | None = None,
+        transform: str | None = None,
     ) -> None:
         """Takes the images of `rows`, decoded at once, or on each access if there is no room for them.
 
@@ -60,7 +60,7 @@ class Pictures:
             strict: A bad image ends the work.
             limit: Bytes: where the cache on disk has no room, so many are held in memory, and a larger set is decoded
                 on each access. By default half of the free memory, and a larger set is an error.
-            name: What `images.name` calls them in the cache; None to leave the cache alone.
+            transform: What `fit` does, with all parameters, by which the cache knows it; None to leave the cache alone.
 
         Raises:
             UserError: An image is bad and `strict` is set, or there is no room and no `limit`.
@@ -70,13 +70,13 @@ class Pictures:
         self.labels_N = torch.tensor([labels[class_id] for class_id in rows["class_id"].to_pylist()], dtype=torch.long)
         self._uris: list[str] = rows["uri"].to_pylist()
         self._fit = fit
-        self._held = images.load(self._uris, fit, side, name, limit)
+        self._held = images.load(self._uris, fit, side, transform, limit)
         self._held_NHWC = None if self._held is None else torch.from_numpy(self._held.pixels_NHWC)
         self.bad: dict[int, str] = {} if self._held is None else self._held.bad
         self._pool = None if self._held is not None else ThreadPoolExecutor(images.threads())
-        if strict and self.bad:
-            index, reason = next(iter(self.bad.items()))
-            raise UserError(f"{self._uris[index]}: {reason}")
+        self._strict = strict
+        for index, reason in self.bad.items():
+            self._refuse(index, reason)
 
     @classmethod
     def of(cls, images_NCHW: Tensor, labels_N: Tensor, rows: pa.Table) -> Self:
@@ -182,7 +182,12 @@ class Pictures:
             return torch.from_numpy(np.array(self._fit(read_image(self._uris[index]))))
         except BadImage as error:
             self.bad[index] = str(error)
+            self._refuse(index, str(error))
             return None
+
+    def _refuse(self, index: int, reason: str) -> None:
+        if self._strict:
+            raise UserError(f"{self._uris[index]}: {reason}")
 
 
 @dataclass(frozen=True)
@@ -292,7 +297,7 @@ def _kept(
     rows: pa.Table, class_ids: Sequence[str], fit: Fit, size: int, strict: bool = False, limit: int | None = None
 ) -> Pictures:
     """Pictures that are decoded once a node; arguments as of `Pictures`, and `fit` says its parameters by its repr."""
-    return Pictures(rows, class_ids, fit, size, strict, limit, images.name(rows["uri"].to_pylist(), repr(fit)))
+    return Pictures(rows, class_ids, fit, size, strict, limit, transform=repr(fit))
 
 
 def _as_it_is(image: Image.Image) -> Image.Image:

@@ -46,6 +46,7 @@ _DECODERS = ("pillow", "torchvision")  # another version may give other pixels
 _PIXELS, _ABOUT = "pixels.bin", "about.json"
 _RUN = 64  # images in a run; two runs are decoded at a time
 _TICKS = 15.0
+_TRIES = 3
 _SPARE = 0.05  # of a disk: Ray spills no objects to one that is fuller
 _FULL = "less than 5 % of the disk would be left"
 _CGROUP = Path("/sys/fs/cgroup")
@@ -70,7 +71,7 @@ class _NoRoom(Exception):  # noqa: N818 - it names the disk, not a fault of ours
     """Why the cache takes no entry."""
 
 
-def name(uris: Sequence[str], transform: str) -> str:
+def name(uris: Sequence[str], transform: str, side: int) -> str:
     """The name of a set of decoded images: another if a file, its content or its transform is another.
 
     Files of this machine are known by size, time and rights, those of a store by size and time.
@@ -78,19 +79,22 @@ def name(uris: Sequence[str], transform: str) -> str:
     Args:
         uris: Where each image is; see `locators`.
         transform: What is done to each decoded image, with all parameters.
+        side: Pixels of the result.
 
     Raises:
         OSError: A store does not answer as it should.
     """
-    digest = hashlib.sha256(repr((_VERSION, *map(version, _DECODERS), transform)).encode())
+    digest = hashlib.sha256(repr((_VERSION, *map(version, _DECODERS), transform, side)).encode())
     for state in sorted(_states({locators.parse(uri).uri for uri in uris})):
         digest.update(repr(state).encode())
     for uri in uris:
-        digest.update(f"\n{uri}".encode())
+        digest.update(repr(uri).encode())
     return digest.hexdigest()
 
 
-def load(uris: Sequence[str], fit: Fit, side: int, name: str | None = None, limit: int | None = None) -> Images | None:
+def load(
+    uris: Sequence[str], fit: Fit, side: int, transform: str | None = None, limit: int | None = None
+) -> Images | None:
     """Decodes images, or takes them from the cache if any process of this node has decoded them before.
 
     Where the disk has no room for them, they are held in the memory of this process.
@@ -99,7 +103,7 @@ def load(uris: Sequence[str], fit: Fit, side: int, name: str | None = None, limi
         uris: Where each image is; see `locators`.
         fit: Brings each to side×side.
         side: Pixels.
-        name: What `name` calls them; None to leave the cache alone.
+        transform: What `fit` does, with all parameters, as `name` has it; None to leave the cache alone.
         limit: Bytes that may be held in memory if they must; by default half of what is free.
 
     Returns:
@@ -111,9 +115,9 @@ def load(uris: Sequence[str], fit: Fit, side: int, name: str | None = None, limi
     """
     needed = 3 * side * side * len(uris)
     why = ""
-    if name is not None and needed:
+    if transform is not None and needed:
         try:
-            return _from_disk(uris, fit, side, name)
+            return _from_disk(uris, fit, side, transform)
         except _NoRoom as reason:
             why = f"{reason}: {needed:,} bytes of decoded images"
     if limit is not None and needed > limit:
@@ -184,20 +188,22 @@ def _local_state(path: str) -> tuple[int, int, int] | None:
     return state.st_size, state.st_mtime_ns, state.st_mode
 
 
-def _from_disk(uris: Sequence[str], fit: Fit, side: int, name: str) -> Images:
+def _from_disk(uris: Sequence[str], fit: Fit, side: int, transform: str) -> Images:
     """Opens an entry of the cache, made first if it is not there.
 
     Raises:
         _NoRoom: There is none for it.
     """
-    target, shape = _folder() / name, (len(uris), side, side, 3)
+    folder, shape = _folder(), (len(uris), side, side, 3)
+    _check_limit(folder, int(np.prod(shape, dtype=np.int64)))  # before a million files are asked for their sizes
+    target = folder / name(uris, transform, side)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = target.with_suffix(".lock").open("a+b")
+        _take(lock, fcntl.LOCK_SH)
     except OSError as error:
         raise _NoRoom(f"{target.parent}: {error.strerror or first_line(error)}") from error
-    while True:
-        _take(lock, fcntl.LOCK_SH)
+    for _ in range(_TRIES):
         if (images := _open(target, shape, lock)) is not None:
             with suppress(OSError):
                 os.utime(target)  # the time of its last use
@@ -205,6 +211,8 @@ def _from_disk(uris: Sequence[str], fit: Fit, side: int, name: str) -> Images:
         _take(lock, fcntl.LOCK_EX)
         if _open(target, shape, lock) is None:  # no other process has been faster
             _build(target, uris, fit, shape)
+        _take(lock, fcntl.LOCK_SH)  # between the two another process can have removed it
+    raise _NoRoom(f"{target.parent}: what is written there cannot be mapped")
 
 
 def _take(lock: BinaryIO, kind: int) -> None:
@@ -265,9 +273,7 @@ def _make_room(folder: Path, needed: int) -> None:
     Raises:
         _NoRoom: There is not, whatever is removed.
     """
-    limit = _most()
-    if needed > limit:
-        raise _NoRoom(f"{folder}: more than {LIMIT}, which is {limit / 1e9:g}")
+    limit = _check_limit(folder, needed)
     sizes = {entry: _size(entry) for entry in folder.iterdir() if entry.is_dir()}
     if needed > _free_disk(folder) + sum(sizes.values()):
         raise _NoRoom(f"{folder}: {_FULL}")
@@ -280,6 +286,13 @@ def _make_room(folder: Path, needed: int) -> None:
         raise _NoRoom(f"{folder}: {_FULL}")
     if sum(sizes.values()) + needed > limit:
         raise _NoRoom(f"{folder}: more than {LIMIT}, which is {limit / 1e9:g}, beside those in use")
+
+
+def _check_limit(folder: Path, needed: int) -> int:
+    """Returns the bytes that the cache may have; errors as in `_make_room`."""
+    if needed > (limit := _most()):
+        raise _NoRoom(f"{folder}: more than {LIMIT}, which is {limit / 1e9:g}")
+    return limit
 
 
 def _size(entry: Path) -> int:

@@ -64,6 +64,12 @@ def test_an_image_that_fails_once_costs_no_other_its_label(broken: pa.Table, lim
     assert pictures.quarantine("evaluate")["image_id"].to_pylist() == ["1.png", "3.png"]
 
 
+@pytest.mark.parametrize("limit", [data.MEMORY_LIMIT, 0], ids=["held", "decoded on access"])
+def test_a_bad_image_ends_the_work_where_none_may_be(broken: pa.Table, limit: int) -> None:
+    with pytest.raises(UserError, match=r"/1\.png: .*decoded"):
+        list(Pictures(broken, ["a", "b"], lambda image: image, 64, strict=True, limit=limit).in_order(5))
+
+
 def test_an_image_that_fails_later_is_a_row_too(broken: pa.Table) -> None:
     pictures = Pictures(broken, ["a", "b"], lambda image: image, 64, limit=0)
     assert [len(labels) for _, labels in pictures.in_order(5)] == [3]
