@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -132,13 +132,23 @@ def _scores(scores: Scores, names: dict[str, str]) -> dict[str, Any] | None:
 
 def _accuracy(results: list[Accuracy], sets: list[DistilledSet]) -> dict[str, Any]:
     names = list(dict.fromkeys([each.name for each in sets] + [result.set_name for result in results]))
-    students = dict.fromkeys((result.student, result.teacher) for result in results)
-    drawn = []
-    for student, teacher in students:
-        own = [result for result in results if (result.student, result.teacher) == (student, teacher)]
-        alt = f"Line chart: accuracy of {student}, taught by {teacher}, by images per class"
-        drawn.append((student, teacher, charts.accuracies(own, names, alt)))
-    return {"results": results, "charts": drawn, "best": accuracy.best(results)}
+    variants = accuracy.differing(results)
+    several = len({result.protocol for result in results}) > 1
+    drawn: dict[str, list[Accuracy]] = defaultdict(list)
+    for result, variant in zip(results, variants, strict=True):
+        terms = [f"protocol {result.protocol}"] * several + [variant] * bool(variant)
+        drawn[", ".join([f"{result.student}, taught by {result.teacher}", *terms])].append(result)
+    lines = [
+        (text, charts.accuracies(own, names, f"Line chart: accuracy of {text}, by images per class"))
+        for text, own in drawn.items()
+    ]
+    return {
+        "rows": list(zip(results, variants, strict=True)),
+        "several": several,
+        "variants": any(variants),
+        "charts": lines,
+        "best": accuracy.best(results),
+    }
 
 
 def _quarantine(where: Run) -> dict[str, Any]:
