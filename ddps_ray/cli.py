@@ -105,7 +105,7 @@ TABLE = Command(
             {
                 "choices": ("last", "best"),
                 "default": "last",
-                "help": "accuracy of the last epoch, or of the best one, which is chosen on the test images (%(default)s)",
+                "help": "accuracy of the last epoch, or of the best, which is chosen on the test images (%(default)s)",
             },
         ),
         ("--out", {"metavar": "FILE", "help": "file or URI to write; by default the table is printed"}),

@@ -113,7 +113,13 @@ class Accuracy:
     @property
     def classes(self) -> int:
         """How many classes it has."""
-        return int(json.loads(self.settings).get("classes", self.images // self.ipc))
+        classes = json.loads(self.settings).get("classes")
+        return self.images // self.ipc if classes is None else int(classes)
+
+    @property
+    def ipc_label(self) -> str:
+        """The IPC in words."""
+        return "all" if self.is_whole else str(self.ipc)
 
     def is_like(self, other: "Accuracy") -> bool:
         """Whether the two differ in how the set was made alone.
@@ -198,7 +204,7 @@ def table(run: Run) -> list[str]:
     found = results(run)
     columns: dict[str, list[str]] = {
         "set": [each.set_name for each in found],
-        "ipc": [str(each.ipc) for each in found],
+        "ipc": [each.ipc_label for each in found],
         "student": [each.student for each in found],
         "protocol": [each.protocol for each in found],
         "accuracy %": [str(each.last) for each in found],

@@ -1,7 +1,9 @@
 """The results of one or several runs, each beside the random set's, and the students that could not be trained."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ddps_ray.errors import UserError
 from ddps_ray.report import accuracy, comparison, ranking, tables
@@ -140,15 +142,15 @@ def _failures(run: Run, name: str, found: Sequence[Accuracy]) -> list[Failure]:
     }
     order = [column for column in _FAILURE if column != "seed"]
     rows = tables.read(run, _FAILED, list(_FAILURE), [*order, "seed"])
-    seeds: dict[tuple[str, ...], list[int]] = {}
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_pylist() if rows is not None else []:
         if tuple(row[column] for column in _FAILURE if column != "reason") not in done:
-            seeds.setdefault(tuple(row[column] for column in order), []).append(row["seed"])
+            groups[tuple(row[column] for column in order)].append(row)
     return [
         Failure(
             run=name,
-            **{column: value for column, value in zip(order, key, strict=True) if column != "settings"},
-            seeds=tuple(dict.fromkeys(own)),
+            **{column: value for column, value in own[0].items() if column not in ("seed", "settings")},
+            seeds=tuple(dict.fromkeys(row["seed"] for row in own)),
         )
-        for key, own in seeds.items()
+        for own in groups.values()
     ]

@@ -8,7 +8,8 @@ from typing import Any
 
 from ddps_ray.report.accuracy import Spread
 from ddps_ray.report.cells import Cell, Failure
-from ddps_ray.report.pivot import MINUS, Table
+from ddps_ray.report.notes import MINUS
+from ddps_ray.report.pivot import Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -101,7 +102,7 @@ def _tabular(table: Table) -> str:
 
 def _escaped(text: str) -> str:
     text = "".join(_LATEX.get(sign, sign) for sign in text)
-    return f"{{}}{text}" if text.startswith("[") else text  # after \\ a bracket would be taken for a length
+    return f"{{}}{text}" if text.startswith(("[", "*")) else text  # which would belong to the \\ before
 
 
 def comma_separated(cells: Sequence[Cell], failures: Sequence[Failure], metric: str) -> str:

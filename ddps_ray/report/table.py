@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ddps_ray import storage
 from ddps_ray.console import say
-from ddps_ray.report import cells, formats, pivot
+from ddps_ray.report import cells, formats, notes, pivot
 
 
 def run(run_dirs: Sequence[str], layout: str, metric: str, form: str, out: str | None) -> None:
@@ -12,7 +12,7 @@ def run(run_dirs: Sequence[str], layout: str, metric: str, form: str, out: str |
 
     Args:
         run_dirs: Folders or URIs of the runs.
-        layout: Key of `pivot.LAYOUTS`.
+        layout: Key of `layouts.LAYOUTS`.
         metric: Key of `cells.METRICS`.
         form: `csv`, or a key of `formats.DRAWN`.
         out: File or URI to write; None to print.
@@ -33,4 +33,7 @@ def made(run_dirs: Sequence[str], layout: str, metric: str, form: str) -> str:
     found, failures = cells.gather(run_dirs, cells.METRICS[metric])
     if form == "csv":
         return formats.comma_separated(found, failures, metric)
-    return formats.DRAWN[form]([*pivot.tables(found, layout, metric), *pivot.rankings(found)], pivot.failed(failures))
+    return formats.DRAWN[form](
+        [*pivot.tables(found, layout, metric), *pivot.rankings(found)],
+        notes.failed(failures, several=len(run_dirs) > 1),
+    )
