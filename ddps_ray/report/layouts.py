@@ -122,8 +122,13 @@ def set_label(result: Accuracy) -> str:
 
 
 def order(values: Sequence[str], names: Sequence[str], cells: Sequence[Cell]) -> list[tuple[object, ...]]:
-    """A key that sorts data sets as they were named, random sets and the whole one last, and numbers by size."""
-    given = list(dict.fromkeys(cell.data for cell in cells))
+    """A key that sorts runs as they were named and many classes before few, random sets and the whole one last.
+
+    Numbers in names are sorted by their size.
+    """
+    runs = list(dict.fromkeys(cell.run for cell in cells))
+    by_run = sorted(cells, key=lambda cell: (runs.index(cell.run), -cell.result.classes, cell.data))
+    given = list(dict.fromkeys(cell.data for cell in by_run))
     late = {set_label(cell.result): 1 for cell in cells if is_random(cell.result)}
     late |= {set_label(cell.result): 2 for cell in cells if cell.result.is_whole}
     return [
