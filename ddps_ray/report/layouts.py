@@ -1,7 +1,6 @@
 """Where a result stands in a table: which of set, IPC, student and teacher are the rows, and which the columns."""
 
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
@@ -148,16 +147,16 @@ def lettered(placed: Sequence[Placed]) -> tuple[dict[str, str], set[str], list[P
     Returns:
         The letters by the settings in words, the keys of these settings, and the cells with their letters.
     """
-    groups: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
-    for each in placed:
-        groups[tuple(each.at.values())].append(each.cell.result.terms)
-    keys = {key for group in groups.values() for key in variants.varying(group)}
-    if not keys:
-        return {}, keys, list(placed)
-    words = [variants.words(each.cell.result.terms, sorted(keys)) for each in placed]
+    words, keys = variants.series(
+        [tuple(each.at.values()) for each in placed], [each.cell.result.terms for each in placed]
+    )
     names = [*ascii_lowercase, *(f"{one}{other}" for one in ascii_lowercase for other in ascii_lowercase)]
-    letters = dict(zip(sorted(set(words)), names, strict=False))
-    return letters, keys, [replace(each, letter=letters[text]) for each, text in zip(placed, words, strict=True)]
+    letters = dict(zip(sorted(set(words) - {""}), names, strict=False))
+    return (
+        letters,
+        keys,
+        [replace(each, letter=letters.get(text, "")) for each, text in zip(placed, words, strict=True)],
+    )
 
 
 def marked(labels: tuple[str, ...], letter: str) -> tuple[str, ...]:

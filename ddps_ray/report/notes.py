@@ -11,9 +11,6 @@ from ddps_ray.report.layouts import NONE, Layout, Placed, in_head, order
 
 MINUS = "\N{MINUS SIGN}"
 
-_UNSAID = {"selector", "images", "set_digest", "class_digest"}
-"""What is another for each set, so that it need not be said."""
-
 _EPOCHS = {"last": "after the last epoch", "best": "of the best epoch, chosen on the test images,"}
 
 _NOT_COMPARED = "Not compared, since the random set has other settings, other seeds, or classes that are not recorded"
@@ -82,7 +79,7 @@ def _contexts(layout: Layout, placed: Sequence[Placed], cells: Sequence[Cell]) -
 
 def _differing(layout: Layout, contexts: Contexts, told: set[str]) -> list[str]:
     """The settings that differ between results that stand against each other, apart from those that letters tell."""
-    told = told | _UNSAID
+    told = told | variants.OF_A_SET
     said: dict[str, list[str]] = defaultdict(list)
     for context, own in contexts.items():
         for key in variants.varying([each.cell.result.terms for each in own]):

@@ -135,9 +135,11 @@ def test_protocols_and_settings_are_named_where_there_are_several(make_run: Make
     add(recipe, result(set_name="whole", selector="whole", ipc=900, accuracy_last=0.99))
     text = read(recipe)[1].text
     assert "convnet3, taught by resnet18, protocol hard " in text
-    assert "convnet3, taught by resnet18, protocol rded, epochs 9 " in text
-    assert "convnet3 rded other 1 10 1 9 30.0 31.0 95.0 % epochs 9" in text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "convnet3 hard other 1 10 1 300 20.0 21.0 –" in text
+    assert "convnet3, taught by resnet18, protocol rded, epochs 9 1 images per class" in text
+    assert "convnet3, taught by resnet18, protocol rded, epochs 300 1 2 images per class" in text
+    assert text.count("whole training set teacher Mean over the seeds") == 1
+    assert "convnet3 rded other 1 10 1 9 30.0 41.0 95.0 % epochs 9" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "convnet3 hard other 1 10 1 300 20.0 41.0 –" in text
     assert "convnet3 rded whole all 10 1 300 99.0" in text
     assert "taught convnet3 to an accuracy of 60.0" in text.replace("\N{NO-BREAK SPACE}", " ")
 

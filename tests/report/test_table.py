@@ -204,6 +204,14 @@ def test_a_set_that_has_changed_under_its_name_is_another_row(tmp_path: Path) ->
     text = made(tmp_path, row(set_digest="old", accuracy_last=0.4), row(set_digest="new", seed=1, accuracy_last=0.6))
     assert grid_lines(text)[2:] == [["ddps [a]", "60.0"], ["ddps [b]", "40.0"]]
     assert "[a] set_digest new." in text
+    beside = [row(set_digest="of 10", ipc=10, accuracy_last=0.7), row(set_digest="other", set_name="random", seed=5)]
+    text = made(tmp_path / "more", row(set_digest="old", accuracy_last=0.4), row(set_digest="new", seed=1), *beside)
+    assert grid_lines(text)[2:] == [
+        ["ddps", "–", "70.0"],
+        ["ddps [a]", "50.0", "–"],
+        ["ddps [b]", "40.0", "–"],
+        ["random", "50.0", "–"],
+    ]
 
 
 def test_several_runs_stand_side_by_side_and_classes_apart(tmp_path: Path) -> None:
