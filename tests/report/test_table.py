@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ddps_ray import cli
-from ddps_ray.report import table
+from ddps_ray.report import cells, formats, layouts, table
 from tests.report.rows import Row, failure, row, run_with, seeds
 
 TEN = '{"classes": 10, "batch": 50}'
@@ -272,3 +272,12 @@ def test_a_run_without_results_or_named_twice_is_one_line(tmp_path: Path, capsys
     assert cli.main(["table", run.uri, f"{run.uri}/"]) == 2
     assert capsys.readouterr().err == f"ddps: {run.uri} is named twice\n"
     assert not empty.exists()
+
+
+def test_the_command_line_knows_every_layout_metric_and_format() -> None:
+    choices = {flag: set(said["choices"]) for flag, said in cli.TABLE.options if "choices" in said}
+    assert choices == {
+        "--layout": set(layouts.LAYOUTS),
+        "--metric": set(cells.METRICS),
+        "--format": {*formats.DRAWN, "csv"},
+    }
