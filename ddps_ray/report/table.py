@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ddps_ray import storage
 from ddps_ray.console import say
+from ddps_ray.errors import UserError, first_line
 from ddps_ray.report import cells, formats, notes, pivot
 
 
@@ -18,13 +19,16 @@ def run(run_dirs: Sequence[str], layout: str, metric: str, form: str, out: str |
         out: File or URI to write; None to print.
 
     Raises:
-        UserError: A run has no results, or is named twice.
+        UserError: A run has no results, or is named twice; or the file cannot be written.
     """
     text = made(run_dirs, layout, metric, form)
     if out is None:
         say(text.rstrip("\n"))
         return
-    storage.write_bytes(storage.absolute(out), text.encode())
+    try:
+        storage.write_bytes(storage.absolute(out), text.encode())
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written: {first_line(error)}") from error
     say(f"table: written to {out}")
 
 

@@ -272,6 +272,10 @@ def test_a_run_without_results_or_named_twice_is_one_line(tmp_path: Path, capsys
     assert cli.main(["table", run.uri, f"{run.uri}/"]) == 2
     assert capsys.readouterr().err == f"ddps: {run.uri} is named twice\n"
     assert not empty.exists()
+    (tmp_path / "file").touch()
+    for place in (tmp_path, tmp_path / "file" / "table.md"):
+        assert cli.main(["table", run.uri, "--out", str(place)]) == 2
+        assert capsys.readouterr().err.startswith(f"ddps: --out {place} cannot be written: ")
 
 
 def test_the_command_line_knows_every_layout_metric_and_format() -> None:
