@@ -18,6 +18,9 @@ _GROUP = ("student", "teacher", "protocol", "selector", "set_name", "ipc", "imag
 _DIGESTS = ("class_digest", "set_digest")
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
 _VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher", "set_bytes")
+_FOLLOWS = ("name", "validations")
+"""Settings that say the protocol again, and what follows from the epochs."""
+
 _FIRST_PROTOCOL = "rded"
 """That of rows from before there were several."""
 
@@ -106,9 +109,9 @@ class Accuracy:
     def terms(self) -> dict[str, str]:
         """All that it depends on besides set, IPC, student, teacher, protocol and seed, as texts by dotted keys."""
         own = {name: getattr(self, name) for name in ("selector", "images", "epochs", *_DIGESTS)}
-        return variants.flat(
-            json.loads(self.settings) | {name: value for name, value in own.items() if value is not None}
-        )
+        known = {name: value for name, value in own.items() if value is not None}
+        terms = variants.flat(json.loads(self.settings) | known)
+        return {key: value for key, value in terms.items() if key not in _FOLLOWS}
 
     @property
     def classes(self) -> int:

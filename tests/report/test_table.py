@@ -182,7 +182,10 @@ def test_layout_by_bytes_goes_from_small_to_large(tmp_path: Path) -> None:
 
 
 def test_results_of_other_settings_are_other_rows_with_a_letter(tmp_path: Path) -> None:
-    text = made(tmp_path, *at_ten(), *seeds({0: 0.9, 1: 0.9, 2: 0.9}, ipc=10, images=100, settings=TEN, epochs=100))
+    settings = '{"classes": 10, "batch": 50, "validations": [90, 100]}'
+    text = made(
+        tmp_path, *at_ten(), *seeds(dict.fromkeys(range(3), 0.9), ipc=10, images=100, settings=settings, epochs=100)
+    )
     assert grid_lines(text)[2:] == [
         ["ddps [a]", "90.0 ± 0.0"],
         ["ddps [b]", "53.0 ± 3.6"],
