@@ -87,6 +87,36 @@ INSPECTIONS = {
 }
 """Each command that takes a run directory; `run` gives the exit code."""
 
+TABLE = Command(
+    "ddps_ray.report.table",
+    "print what students reached, in the paper's layouts",
+    (
+        (
+            "--format",
+            {"dest": "form", "choices": ("markdown", "latex", "csv"), "default": "markdown", "help": "%(default)s"},
+        ),
+        (
+            "--layout",
+            {
+                "choices": ("sets", "ipc", "students", "teachers", "bytes"),
+                "default": "sets",
+                "help": "what the rows are: sets by IPC, IPCs by set, sets by student, teachers by student, or sets by "
+                "their size (%(default)s)",
+            },
+        ),
+        (
+            "--metric",
+            {
+                "choices": ("last", "best"),
+                "default": "last",
+                "help": "accuracy of the last epoch, or of the best, which is chosen on the test images (%(default)s)",
+            },
+        ),
+        ("--out", {"metavar": "FILE", "help": "file or URI to write; by default the table is printed"}),
+    ),
+)
+"""The command that takes one or several run directories."""
+
 _QUICKSTART = "try a whole run on a small drawn data set, without a download"
 _BENCH = "measure what a data set of ImageNet's size costs besides the diffusion model"
 _EXAMPLES = """\
@@ -142,6 +172,10 @@ def _do(args: argparse.Namespace, places: list[str]) -> int:
     if args.command in INSPECTIONS:
         places.append(args.run_dir)
         return int(import_module(INSPECTIONS[args.command].module).run(args.run_dir))
+    if args.command == "table":
+        places += [*args.run_dirs, *([args.out] if args.out else [])]
+        import_module(TABLE.module).run(args.run_dirs, args.layout, args.metric, args.form, args.out)
+        return 0
     if args.command == "quickstart":
         places.append(f"{args.out}/run")
         stay_on_loopback(None)
@@ -204,6 +238,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, command in INSPECTIONS.items():
         words = commands.add_parser(name, help=command.purpose, description=command.purpose)
         words.add_argument("run_dir", metavar="RUN", help="folder or URI of the run")
+    table = commands.add_parser("table", help=TABLE.purpose, description=TABLE.purpose)
+    table.add_argument("run_dirs", nargs="+", metavar="RUN", help="folder or URI of a run that has been evaluated")
+    for flag, said in TABLE.options:
+        table.add_argument(flag, **said)
     return parser
 
 

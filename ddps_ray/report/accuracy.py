@@ -2,18 +2,27 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from ddps_ray.report import tables
+from ddps_ray.config import WHOLE
+from ddps_ray.report import tables, variants
 from ddps_ray.storage import Run
 
-_GROUP = ("student", "teacher", "selector", "set_name", "ipc", "images", "epochs", "settings")
-_CLASSES = "class_digest"
+RANDOM = "random"
+"""The selector, and the usual name, of the set that others are compared to."""
+
+_GROUP = ("student", "teacher", "protocol", "selector", "set_name", "ipc", "images", "epochs", "settings")
+_DIGESTS = ("class_digest", "set_digest")
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
-_VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher")
+_VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher", "set_bytes")
+_FOLLOWS = ("name", "validations")
+"""Settings that say the protocol again, and what follows from the epochs."""
+
+_FIRST_PROTOCOL = "rded"
+"""That of rows from before there were several."""
 
 
 @dataclass(frozen=True)
@@ -40,88 +49,178 @@ class Accuracy:
     Attributes:
         student: Its architecture.
         teacher: The teacher's.
+        protocol: Name of the preset that it was trained by.
         selector: How the set was selected.
         set_name: The set.
         ipc: Images per class.
         images: Distilled images trained on.
         epochs: Epochs of training.
+        settings: JSON of all else that the number depends on: what the protocol came to, with the number of classes.
         class_digest: Of its classes; None in rows of an earlier layout.
-        settings: JSON of all else that the number depends on: the protocol, with the number of classes.
-        seeds: How many students, one a seed.
-        last: Top-1 accuracy after the last epoch: the result.
-        best: That of each seed's best epoch, which is picked on the validation split itself.
-        teacher_accuracy: The teacher's, 0 to 1.
+        set_digest: Of the set's metadata; None in rows of an earlier layout.
+        set_bytes: Of the set's image files; None in rows of an earlier layout.
+        last_by_seed: Top-1 accuracy of each seed's student after the last epoch: the result.
+        best_by_seed: That of each seed's best epoch, which is picked on the validation split itself.
+        teacher_accuracy: The teacher's, 0 to 1; 0 or NaN where there was none.
     """
 
     student: str
     teacher: str
+    protocol: str
     selector: str
     set_name: str
     ipc: int
     images: int
     epochs: int
-    class_digest: str | None
     settings: str
-    seeds: int
-    last: Spread
-    best: Spread
+    class_digest: str | None
+    set_digest: str | None
+    set_bytes: int | None
+    last_by_seed: Mapping[int, float]
+    best_by_seed: Mapping[int, float]
     teacher_accuracy: float
+
+    @property
+    def seeds(self) -> int:
+        """How many students, one a seed."""
+        return len(self.last_by_seed)
+
+    @property
+    def last(self) -> Spread:
+        """The result over the seeds."""
+        return spread([*self.last_by_seed.values()])
+
+    @property
+    def best(self) -> Spread:
+        """The best epochs' over the seeds."""
+        return spread([*self.best_by_seed.values()])
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is that of the whole training set, without distillation."""
+        return self.set_name == WHOLE
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher was there and measured: labels can be hard ones."""
+        return self.teacher_accuracy > 0
+
+    @property
+    def terms(self) -> dict[str, str]:
+        """All that it depends on besides set, IPC, student, teacher, protocol and seed, as texts by dotted keys."""
+        own = {name: getattr(self, name) for name in ("selector", "images", "epochs", *_DIGESTS)}
+        known = {name: value for name, value in own.items() if value is not None}
+        terms = variants.flat(json.loads(self.settings) | known)
+        return {key: value for key, value in terms.items() if key not in _FOLLOWS}
 
     @property
     def classes(self) -> int:
         """How many classes it has."""
-        return int(json.loads(self.settings).get("classes", self.images // self.ipc))
+        classes = json.loads(self.settings).get("classes")
+        return self.images // self.ipc if classes is None else int(classes)
+
+    @property
+    def ipc_label(self) -> str:
+        """The IPC in words."""
+        return "all" if self.is_whole else str(self.ipc)
 
     def is_like(self, other: "Accuracy") -> bool:
-        """Whether the two differ in how the set was made alone: same classes, IPC, student, teacher and protocol."""
-        return self.class_digest is not None and self._terms() == other._terms()
+        """Whether the two differ in how the set was made alone.
 
-    def _terms(self) -> tuple[Any, ...]:
-        return (self.class_digest, self.ipc, self.student, self.teacher, self.epochs, self.settings)
+        They have the same classes, IPC, student, teacher, protocol and settings, and their classes are known.
+        """
+        return self.class_digest is not None and self._same() == other._same()
+
+    def _same(self) -> tuple[Any, ...]:
+        return (
+            *(self.class_digest, self.ipc, self.student, self.teacher),
+            *(self.protocol, self.epochs, self.settings),
+        )
 
 
 def best(found: Sequence[Accuracy]) -> Accuracy | None:
-    """The highest result among those on the most classes: a few classes are easily told apart."""
+    """The highest result of a distilled set among those on the most classes: a few classes are easily told apart."""
+    found = [each for each in found if not each.is_whole]
     most = max((each.classes for each in found), default=0)
     return max((each for each in found if each.classes == most), key=lambda each: each.last.mean, default=None)
 
 
 def results(run: Run) -> list[Accuracy]:
-    """Reads `evaluation/` and summarises the seeds; by student, IPC, set; empty if nothing was evaluated."""
-    rows = tables.read(run, "evaluation", [*_GROUP, *_VALUES, _CLASSES], _ORDER)
+    """Reads `evaluation/` and summarises the seeds; by student, IPC, set; empty if nothing was evaluated.
+
+    Rows of other settings, of another set under the same name or of other classes are another result.
+    """
+    rows = tables.read(run, "evaluation", [*_GROUP, *_VALUES, *_DIGESTS], _ORDER)
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_pylist() if rows is not None else []:
+        row["protocol"] = row["protocol"] or _FIRST_PROTOCOL
         groups[tuple(row[name] for name in _GROUP)].append(row)
     return [
-        Accuracy(
-            **dict(zip(_GROUP, key, strict=True)),
-            class_digest=digest,
-            seeds=len(group),
-            last=spread([row["accuracy_last"] for row in group]),
-            best=spread([row["accuracy_best"] for row in group]),
-            teacher_accuracy=fmean(row["accuracy_teacher"] for row in group),
-        )
+        _accuracy(dict(zip(_GROUP, key, strict=True)) | digests, own)
         for key, rows_of_key in groups.items()
-        for digest, group in _by_classes(rows_of_key)
+        for digests, own in _by_digests(rows_of_key)
     ]
 
 
-def _by_classes(rows: list[dict[str, Any]]) -> list[tuple[str | None, list[dict[str, Any]]]]:
-    """Takes rows apart by their classes; beside a single digest, rows of an earlier layout, without one, are its."""
-    digests = list(dict.fromkeys(row[_CLASSES] for row in rows))
+def _accuracy(about: dict[str, Any], rows: list[dict[str, Any]]) -> Accuracy:
+    rows = sorted(
+        rows, key=lambda row: (row["seed"], row[_DIGESTS[0]] is not None)
+    )  # a seed counts once, newer rows win
+    return Accuracy(
+        **about,
+        set_bytes=next((row["set_bytes"] for row in rows if row["set_bytes"] is not None), None),
+        last_by_seed={row["seed"]: row["accuracy_last"] for row in rows},
+        best_by_seed={row["seed"]: row["accuracy_best"] for row in rows},
+        teacher_accuracy=fmean(row["accuracy_teacher"] for row in rows),
+    )
+
+
+def _by_digests(rows: list[dict[str, Any]]) -> list[tuple[dict[str, str | None], list[dict[str, Any]]]]:
+    """Takes rows apart by their classes, then by what the set was; see `_by`."""
+    return [
+        ({_DIGESTS[0]: classes, _DIGESTS[1]: made_of}, own)
+        for classes, rows_of_classes in _by(_DIGESTS[0], rows)
+        for made_of, own in _by(_DIGESTS[1], rows_of_classes)
+    ]
+
+
+def _by(column: str, rows: list[dict[str, Any]]) -> list[tuple[str | None, list[dict[str, Any]]]]:
+    """Takes rows apart by a digest; beside a single one, rows of an earlier layout, without it, are its."""
+    digests = list(dict.fromkeys(row[column] for row in rows))
     known = [digest for digest in digests if digest is not None]
     if len(known) <= 1:
         return [(known[0] if known else None, rows)]
-    return [(digest, [row for row in rows if row[_CLASSES] == digest]) for digest in digests]
+    return [(digest, [row for row in rows if row[column] == digest]) for digest in digests]
+
+
+def differing(found: Sequence[Accuracy]) -> list[str]:
+    """For each result the settings that tell it from others of its set, IPC, student, teacher and protocol."""
+    names = [(each.set_name, each.ipc, each.student, each.teacher, each.protocol) for each in found]
+    return variants.apart(names, [each.terms for each in found])
 
 
 def table(run: Run) -> list[str]:
-    """The lines of a plain table: set, IPC, student, accuracy of the last epoch over the seeds; none without rows."""
+    """The lines of a plain table: set, IPC, student, accuracy of the last epoch over the seeds; none without rows.
+
+    Protocols are named where there are several, settings where they alone tell two lines apart.
+    """
     found = results(run)
-    rows = [("set", "ipc", "student", "accuracy %", "seeds", "images", "teacher %")]
-    for each in found:
-        counts = (str(each.seeds), str(each.images), f"{100 * each.teacher_accuracy:.1f}")
-        rows.append((each.set_name, str(each.ipc), each.student, str(each.last), *counts))
+    columns: dict[str, list[str]] = {
+        "set": [each.set_name for each in found],
+        "ipc": [each.ipc_label for each in found],
+        "student": [each.student for each in found],
+        "protocol": [each.protocol for each in found],
+        "accuracy %": [str(each.last) for each in found],
+        "seeds": [str(each.seeds) for each in found],
+        "images": [str(each.images) for each in found],
+        "teacher %": [f"{100 * each.teacher_accuracy:.1f}" if each.has_teacher else "–" for each in found],
+        "settings": differing(found),
+    }
+    if len(set(columns["protocol"])) == 1:
+        del columns["protocol"]
+    if not any(columns["settings"]):
+        del columns["settings"]
+    rows = [tuple(columns), *zip(*columns.values(), strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return lines if found else []

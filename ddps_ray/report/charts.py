@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ddps_ray.config import WHOLE
 from ddps_ray.report.accuracy import Accuracy
 from ddps_ray.report.localisation import Interval
 
@@ -109,14 +110,19 @@ def strips(rows: Sequence[tuple[str, np.ndarray]], alt: str) -> Markup:
 
 
 def accuracies(results: Sequence[Accuracy], sets: Sequence[str], alt: str) -> Markup:
-    """Mean ± standard deviation of one student by IPC, a line for each set, and the teacher where they share one.
+    """Mean ± standard deviation of one student by IPC, a line for each set, and levels.
+
+    These are the whole training set's, where it was trained on, and the teacher's, where they share one.
 
     Args:
-        results: Those of one student.
+        results: Those of one student, at most one for each set and IPC.
         sets: Names of all sets on the page, so that a set has the same colour in each chart.
         alt: What the chart shows.
     """
     with _chart(3.5) as (figure, axes):
+        levels = {f"{WHOLE} training set": (result.last.mean, (0, (1, 2))) for result in results if result.is_whole}
+        teachers = {result.teacher_accuracy for result in results if result.has_teacher}
+        results = [result for result in results if not result.is_whole]
         places = {ipc: place for place, ipc in enumerate(sorted({result.ipc for result in results}))}
         names = [name for name in sets if any(result.set_name == name for result in results)]
         for i, name in enumerate(names):
@@ -128,16 +134,22 @@ def accuracies(results: Sequence[Accuracy], sets: Sequence[str], alt: str) -> Ma
             spread = np.array([result.last.std or 0 for result in own]) * 100
             line: dict[str, Any] = {"color": _SERIES[series], "marker": _MARKERS[series], "ms": 6, "lw": 1.8}
             axes.errorbar(x, mean, spread, label=name, capsize=4, elinewidth=1.4, **line)
-        teachers = {result.teacher_accuracy for result in results}
         if len(teachers) == 1:
-            ends, level = (-0.5, len(places) - 0.5), teachers.pop() * 100
-            axes.errorbar(ends, (level, level), color=_SOFT, lw=1.2, ls=(0, (5, 3)), label="teacher")
+            levels["teacher"] = (teachers.pop(), (0, (5, 3)))
+        ends = (-0.5, max(len(places), 1) - 0.5)
+        for label, (share, dashes) in levels.items():
+            axes.errorbar(ends, (100 * share,) * 2, color=_SOFT, lw=1.2, ls=dashes, label=label)
         axes.grid(visible=False, axis="x")
         axes.set_xticks(range(len(places)), [str(ipc) for ipc in places])
-        axes.set_xlim(-0.5, len(places) - 0.5)
+        axes.set_xlim(*ends)
         axes.set_xlabel("images per class (IPC)")
         axes.set_ylabel("top-1 accuracy, %")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(3, len(names) + 1), handlelength=1.8)
+        axes.legend(
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1.0),
+            ncols=min(3, len(names) + max(len(levels), 1)),
+            handlelength=1.8,
+        )
         return _svg(figure, alt)
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ddps_ray import manifest, storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
-from ddps_ray.report import accuracy, charts, distilled, examples, localisation, overview, tables
+from ddps_ray.report import accuracy, charts, distilled, examples, localisation, overview, tables, variants
 from ddps_ray.report.accuracy import Accuracy
 from ddps_ray.report.distilled import DistilledSet
 from ddps_ray.report.tables import Scores
@@ -132,13 +132,37 @@ def _scores(scores: Scores, names: dict[str, str]) -> dict[str, Any] | None:
 
 def _accuracy(results: list[Accuracy], sets: list[DistilledSet]) -> dict[str, Any]:
     names = list(dict.fromkeys([each.name for each in sets] + [result.set_name for result in results]))
-    students = dict.fromkeys((result.student, result.teacher) for result in results)
-    drawn = []
-    for student, teacher in students:
-        own = [result for result in results if (result.student, result.teacher) == (student, teacher)]
-        alt = f"Line chart: accuracy of {student}, taught by {teacher}, by images per class"
-        drawn.append((student, teacher, charts.accuracies(own, names, alt)))
-    return {"results": results, "charts": drawn, "best": accuracy.best(results)}
+    differing = accuracy.differing(results)
+    several = len({result.protocol for result in results}) > 1
+    drawn: dict[str, list[Accuracy]] = defaultdict(list)
+    for result, told in zip(results, _series(results), strict=True):
+        terms = [f"protocol {result.protocol}"] * several + [told] * bool(told)
+        drawn[", ".join([f"{result.student}, taught by {result.teacher}", *terms])].append(result)
+    lines = [
+        (text, charts.accuracies(own, names, f"Line chart: accuracy of {text}, by images per class"))
+        for text, own in drawn.items()
+    ]
+    return {
+        "rows": list(zip(results, differing, strict=True)),
+        "several": several,
+        "variants": any(differing),
+        "charts": lines,
+        "best": accuracy.best(results),
+    }
+
+
+def _series(results: list[Accuracy]) -> list[str]:
+    """For each result the settings that tell its chart from others of its student, teacher and protocol."""
+    groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for number, each in enumerate(results):
+        groups[each.student, each.teacher, each.protocol].append(number)
+    told = [""] * len(results)
+    for numbers in groups.values():
+        places = [(results[number].set_name, results[number].ipc) for number in numbers]
+        words, _ = variants.series(places, [results[number].terms for number in numbers])
+        for number, text in zip(numbers, words, strict=True):
+            told[number] = text
+    return told
 
 
 def _quarantine(where: Run) -> dict[str, Any]:

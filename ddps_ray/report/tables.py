@@ -14,12 +14,14 @@ from ddps_ray.storage import Run
 FILE = "__filename"
 """Name of the column that tells which file a row came from; ask for it as for any other."""
 
-_SCHEMAS = {"evaluation": schemas.EVALUATION, "quarantine": schemas.QUARANTINE}
+_SCHEMAS = {"evaluation": schemas.EVALUATION, "failed": schemas.FAILURE, "quarantine": schemas.QUARANTINE}
+"""By the last part of the folder's name."""
 
 
 def files(run: Run, folder: str) -> list[str]:
-    """Lists the Parquet files of a folder of the run, as paths inside the run's file system."""
-    return [info.path for info in storage.list_files(run.path(folder)) if info.base_name.endswith(".parquet")]
+    """Lists the Parquet files of a folder of the run, not of those in it, as paths inside the run's file system."""
+    found = storage.list_files(run.path(*folder.split("/")), recursive=False)
+    return [info.path for info in found if info.base_name.endswith(".parquet")]
 
 
 def batches(run: Run, paths: list[str], columns: list[str], where: ds.Expression | None = None) -> Iterator[pa.Table]:
@@ -51,7 +53,7 @@ def read(
 
     Args:
         run: The run.
-        folder: Folder inside it, e.g. `scores`.
+        folder: Folder inside it, e.g. `scores` or `evaluation/failed`.
         columns: The columns to read.
         order: Columns to sort by, so that the same rows give the same table however many files they came in.
         where: Which rows to keep; all by default.

@@ -117,6 +117,11 @@ def evaluation() -> list[dict[str, Any]]:
             "accuracy_teacher": 0.95,
             "settings": '{"classes": 10}',
             "class_digest": "all",
+            "protocol": "rded",
+            "seconds": 60.0,
+            "memory": 10**9,
+            "set_digest": f"{name}-{ipc}",
+            "set_bytes": 10_000 * ipc,
         }
         for (name, ipc), values in LAST.items()
         for seed, last in enumerate(values)

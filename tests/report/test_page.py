@@ -104,6 +104,7 @@ def test_a_set_of_few_classes_is_not_the_best(make_run: MakeRun, few: dict[str, 
         {"class_digest": None},
         {"student": "convnet4"},
         {"teacher": "convnet4"},
+        {"protocol": "hard"},
         {"epochs": 200},
         {"settings": '{"classes": 10, "temperature": 1}'},
     ],
@@ -122,6 +123,25 @@ def add(recipe: Recipe, *rows: dict[str, Any]) -> None:
     folder.mkdir(exist_ok=True)
     columns = {name: [row[name] for row in rows] for name in schemas.EVALUATION.names}
     pq.write_table(schemas.table(columns, schemas.EVALUATION), folder / f"{len(list(folder.iterdir()))}x.parquet")
+
+
+def test_protocols_and_settings_are_named_where_there_are_several(make_run: MakeRun) -> None:
+    recipe = make_run("score")
+    add(recipe, result(accuracy_last=0.5), result(accuracy_last=0.6, ipc=2))
+    text = read(recipe)[1].text
+    assert "convnet3, taught by resnet18 " in text
+    assert "Protocol" not in text.partition("What can be learnt")[2]
+    add(recipe, result(accuracy_last=0.2, protocol="hard", accuracy_teacher=0.0), result(accuracy_last=0.3, epochs=9))
+    add(recipe, result(set_name="whole", selector="whole", ipc=900, accuracy_last=0.99))
+    text = read(recipe)[1].text
+    assert "convnet3, taught by resnet18, protocol hard " in text
+    assert "convnet3, taught by resnet18, protocol rded, epochs 9 1 images per class" in text
+    assert "convnet3, taught by resnet18, protocol rded, epochs 300 1 2 images per class" in text
+    assert text.count("whole training set teacher Mean over the seeds") == 1
+    assert "convnet3 rded other 1 10 1 9 30.0 41.0 95.0 % epochs 9" in text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "convnet3 hard other 1 10 1 300 20.0 41.0 –" in text
+    assert "convnet3 rded whole all 10 1 300 99.0" in text
+    assert "taught convnet3 to an accuracy of 60.0" in text.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_a_set_that_the_recipe_does_not_name_is_there_too(make_run: MakeRun) -> None:
