@@ -121,6 +121,20 @@ def test_a_mistake_is_one_line_that_names_the_key(recipe_file: Path, override: s
         ("distill: {sets: {a: {classes: [n1, 7]}}}", "line 6: distill.sets.a.classes.1: must be text"),
         ("report: {title: }", "line 6: report.title: is empty: write '' for empty text"),
         ("teacher: {model: {}}", "line 6: teacher.model.arch: is required"),
+        (
+            "teacher: {model: {arch: resnet18, lr: 0.1}}",
+            "line 6: teacher.model.lr: no such key; did you mean teacher.lr?",
+        ),
+        (
+            "teacher: {class_order: imagenet-1k}",
+            "line 6: teacher: class_order is for a file of weights; published and trained ones know theirs",
+        ),
+        (
+            "teachers: {a: {weights: trained, mean: [0, 0, 0]}}",
+            "line 6: teachers.a: mean is for a file of weights; published and trained ones know theirs",
+        ),
+        ("teacher: {scope: set}", "line 6: teacher: scope `set` is for a teacher that is trained; others know"),
+        ("teacher: {accuracy: 69.8}", "line 6: teacher.accuracy: must be less than or equal to 1 (got 69.8)"),
     ],
 )
 def test_a_mistake_in_the_file_has_its_line(recipe_file: Path, line: str, said: str) -> None:
