@@ -55,7 +55,7 @@ def _sets(recipe: Recipe, run: Run, wanted: dict[str, list[str]]) -> None:
     for name, class_ids in wanted.items():
         counts = {class_id: there[class_id] for class_id in class_ids}
         for ipc in recipe.distill.sets[name].ipc:
-            if wrong := sets.too_small(name, ipc, recipe.distill, counts):
+            if wrong := sets.too_small(recipe, name, ipc, counts):
                 raise UserError(wrong)
 
 

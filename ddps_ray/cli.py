@@ -45,6 +45,8 @@ _USED: Option = (
     {"type": float, "default": 0.35, "metavar": "F", "help": "share of the GPU's peak that is reached (%(default)s)"},
 )
 
+_GPUS: Option = ("--gpus", {"type": int, "default": 8, "metavar": "N", "help": "GPUs that evaluate (%(default)s)"})
+
 _JUDGE: Option = ("--judge", {"action": "store_true", "help": "try the judge here, even if that takes long"})
 
 COMMANDS = {
@@ -58,8 +60,8 @@ COMMANDS = {
     "pack": Command("ddps_ray.pipeline.pack", "copy the images of an index into a few Parquet files", (_OUT,)),
     "plan": Command(
         "ddps_ray.planning",
-        "say what scoring would take, and try the judge where that is quick; no Ray is started",
-        (_GPU, _PRICE, _USED, _JUDGE),
+        "say what scoring and evaluation would take, and try the judge where that is quick; no Ray is started",
+        (_GPU, _PRICE, _USED, _JUDGE, _GPUS),
     ),
     "pretrain": Command(
         "ddps_ray.pipeline.pretrain", "train a small diffusion model, where model.path is `pretrained`"
@@ -79,7 +81,9 @@ BENCHES = {"bookkeeping": "ddps_ray.bench.bookkeeping"}
 
 INSPECTIONS = {
     "status": Command("ddps_ray.inspection.status", "say how far a run is, from its files alone"),
-    "verify": Command("ddps_ray.inspection.verify", "check every shard of a run's scores; repairs nothing"),
+    "verify": Command(
+        "ddps_ray.inspection.verify", "check a run's scores and distilled sets, file by file; repairs nothing"
+    ),
 }
 """Each command that takes a run directory; `run` gives the exit code."""
 

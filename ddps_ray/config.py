@@ -259,7 +259,8 @@ class DistilledSet(Section):
     classes: Several[str] | None = None
     """Class ids of a subset; null takes all."""
     composition: Literal["auto", "mosaic", "single"] = "auto"
-    """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`."""
+    """Whether an image is a mosaic of four patches, or one patch; `auto` goes by `distill.mosaic_up_to`,
+    and makes no mosaics of whole images (`score.patch: full`)."""
     seed: Seed = 0
     """Seed of k-means, or of the random choice."""
 
@@ -371,14 +372,16 @@ class ForeignSet(Section):
     format: Literal["auto", "imagefolder", "parquet", "tensors"] = "auto"
     """Which of them; `auto` looks."""
     classes: Several[str] | Names | None = None
-    """Its classes in the order of its labels, or a file of them, one a line. By default folders go by the data set's
-    class ids or WordNet ids, and numbers are places among the sorted class ids of the data set."""
+    """Its classes, as class ids or WordNet ids, in the order of its labels; or a file of them, one a line; or
+    `imagenet-1k`. By default names are class ids or WordNet ids, and numbers are the data set's own labels, which are
+    places among its sorted class ids where it does not number them itself."""
     mosaic: bool = False
     """Whether its images are mosaics of two by two, to be shuffled and cropped as such."""
     images: str | None = None
-    """Of tensors: key of the images in the file, where it is none of the usual ones."""
+    """Of tensors: key of the images in the file, or the file of them in the folder, where it is none of the usual ones;
+    of Parquet files: their column."""
     labels: str | None = None
-    """Of tensors: key of the labels, or the file of them beside the images."""
+    """Of tensors: key of the labels, or the file of them beside the images; of Parquet files: their column."""
     mean: tuple[Float, Float, Float] | None = None
     """Of tensors: mean that was subtracted from values in 0..1; must be given, 0 where none was."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None

@@ -1,4 +1,4 @@
-"""`ddps plan`: what scoring would take in operations, bytes, shards, GPU-hours and money.
+"""`ddps plan`: what scoring would take in operations, bytes, shards, GPU-hours and money; and what evaluation would.
 
 No Ray is started, and nothing is written into the run directory. The model's weights are fetched, and run on some
 images, where there is a GPU, where the model is so small that it takes no time, or where `--judge` says so.
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from ddps_ray import checks, imaging, manifest, shards
+from ddps_ray import checks, imaging, manifest, planning_evaluation, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
@@ -21,28 +21,16 @@ from ddps_ray.diffusion.flops import Cost, flops_per_image, rows_per_shard, usua
 from ddps_ray.diffusion.measuring import measure
 from ddps_ray.diffusion.staging import MODEL_FOLDER
 from ddps_ray.errors import BadImage, UserError
+from ddps_ray.gpus import PEAKS
 from ddps_ray.judge import WANTED, doubts, examine
+from ddps_ray.quantities import amount, si
 from ddps_ray.sources.reading import attempt
 from ddps_ray.storage import Run
-
-PEAKS = {
-    "t4": (65.0, 8.1),
-    "v100": (125.0, 15.7),
-    "l4": (121.0, 30.3),
-    "a10": (125.0, 31.2),
-    "a10g": (70.0, 31.5),
-    "l40s": (362.0, 91.6),
-    "a100": (312.0, 19.5),
-    "h100": (989.0, 67.0),
-    "h200": (989.0, 67.0),
-}
-"""Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores (no TF32)."""
 
 _SAMPLE = 64
 _TRIAL_SECONDS = 120.0
 """The judge is tried unasked if that takes no longer here."""
 _OTHER_COLUMNS = 100
-_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 @dataclass(frozen=True)
@@ -106,9 +94,14 @@ class Plan:
 
 
 def run(
-    recipe: Recipe, gpu: str = "l4", price: float | None = None, utilisation: float = 0.35, judge: bool = False
+    recipe: Recipe,
+    gpu: str = "l4",
+    price: float | None = None,
+    utilisation: float = 0.35,
+    judge: bool = False,
+    gpus: int = 8,
 ) -> None:
-    """Prints what scoring the images that are left would take, and tries the judge where that is quick.
+    """Prints what scoring the images that are left and the evaluation would take, and tries the judge if that is quick.
 
     Where this machine has a CUDA device, that is timed, and `gpu` and `utilisation` do not count.
 
@@ -118,12 +111,14 @@ def run(
         price: Price of a GPU-hour.
         utilisation: Share of the GPU's peak that is reached, over 0 and at most 1.
         judge: Whether the judge is tried here however long that takes, and whatever the recipe says.
+        gpus: GPUs that evaluate, all of one type.
 
     Raises:
         UserError: An argument is impossible, the data set is not indexed, the model or the settings do not fit, a later
-            stage could not do what the recipe says, or the model is no judge of such images.
+            stage could not do what the recipe says, a student fits into no GPU's memory, or the model is no judge of
+            such images.
     """
-    _check(gpu, price, utilisation)
+    _check(gpu, price, utilisation, gpus)
     this = Run(recipe.run_dir)
     images = manifest.indexed(this, recipe.data.train)
     if recipe.model.path == checkpoints.PRETRAINED:
@@ -152,6 +147,8 @@ def run(
         say(line)
     for doubt in [*warnings, *checks.check(recipe, fetch=False)]:
         say(_row("warning", doubt))
+    for name, text in planning_evaluation.lines(recipe, this, gpus, utilisation):
+        say(_row(name, text))
     if tried and loaded:
         _try(recipe, loaded)
     elif tried:
@@ -208,22 +205,24 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
     bad = f", of which {sizes.unusable} cannot be used" if sizes.unusable else ""
     yield "size", f"{sizes.width} × {sizes.height} px, mean of {sizes.sampled} images sampled{bad}"
     yield "U-Net calls", f"{cost.unet_calls} an image, {cost.unet_calls * left:,} left"
-    parts = f"U-Net {_si(cost.unet)}, VAE {_si(cost.vae)}, DIFT {_si(cost.dift)}"
-    yield "operations", f"{_si(cost.total)}FLOP an image ({parts}), {_si(cost.total * left)}FLOP left"
-    yield "written", f"{_si(plan.stored)}B an image, {_si(plan.stored * left)}B left, before compression"
+    parts = f"U-Net {si(cost.unet)}, VAE {si(cost.vae)}, DIFT {si(cost.dift)}"
+    yield "operations", f"{si(cost.total)}FLOP an image ({parts}), {si(cost.total * left)}FLOP left"
+    yield "written", f"{si(plan.stored)}B an image, {si(plan.stored * left)}B left, before compression"
     yield "shards", f"{math.ceil(left / plan.rows_per_shard):,} left, of {plan.rows_per_shard:,} images each"
-    yield "time", f"{_amount(plan.hours)} GPU-hours left on {plan.speed.source}"
+    yield "time", f"{amount(plan.hours)} GPU-hours left on {plan.speed.source}"
     if plan.price is not None:
-        yield "cost", f"{_amount(plan.hours * plan.price)} left, at {plan.price:g} a GPU-hour"
+        yield "cost", f"{amount(plan.hours * plan.price)} left, at {plan.price:g} a GPU-hour"
 
 
-def _check(gpu: str, price: float | None, utilisation: float) -> None:
+def _check(gpu: str, price: float | None, utilisation: float, gpus: int) -> None:
     if gpu not in PEAKS:
         raise UserError(f"--gpu {gpu}: not a type known here; known are {', '.join(PEAKS)}")
     if not 0 < utilisation <= 1:
         raise UserError(f"--utilisation {utilisation:g}: give a share over 0 and at most 1")
     if price is not None and not 0 <= price < math.inf:
         raise UserError(f"--price {price:g}: give a number of at least 0")
+    if gpus < 1:
+        raise UserError(f"--gpus {gpus}: give a number of at least 1")
 
 
 def _sizes(this: Run, recipe: Recipe, factor: int) -> Sizes:
@@ -241,16 +240,3 @@ def _sizes(this: Run, recipe: Recipe, factor: int) -> Sizes:
         raise UserError(f"data: none of the {len(read)} images that were sampled can be used; the first: {read[0]}")
     mean = round(float(np.mean(longer)) / factor) * factor
     return Sizes(mean, settings.size, len(read), len(read) - len(longer))
-
-
-def _amount(value: float) -> str:
-    if 0 < value < 0.1:
-        return "under 0.1"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _si(value: float) -> str:
-    """A number of three digits and the prefix of its unit, e.g. `3.60 T`."""
-    rounded = float(f"{value:.3g}")
-    power = min(len(_PREFIXES) - 1, int(math.log10(rounded) // 3)) if rounded >= 1 else 0
-    return f"{rounded / 1000**power:.3g} {_PREFIXES[power]}"

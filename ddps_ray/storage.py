@@ -188,6 +188,18 @@ def remove(uri: str) -> None:
             filesystem.delete_dir(path)
 
 
+def discard(uri: str) -> None:
+    """Deletes a file, if it is there."""
+    filesystem, path = open_uri(uri)
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def digest(value: Any) -> str:
+    """A few letters that stand for a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
 class Run:
     """A run directory: where each stage's files are, and the record of the settings that made them.
 

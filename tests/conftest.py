@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: a real Ray on this machine, and small real data."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # For the store that tests/stores starts. Here, because the workers of Ray have the environment in which it was started.
 os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+_CACHE = tempfile.TemporaryDirectory(prefix="ddps-cache-")
+os.environ["DDPS_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from ddps_ray import cli, manifest, schemas
 from ddps_ray.config import Score, parse
 from ddps_ray.diffusion.flops import Cost, flops_per_image
 from ddps_ray.diffusion.measuring import measure
-from ddps_ray.planning import PEAKS, Plan, Sizes, Speed, assumed, bytes_per_image, table
+from ddps_ray.gpus import PEAKS
+from ddps_ray.planning import Plan, Sizes, Speed, assumed, bytes_per_image, table
 from ddps_ray.storage import Run
 
 SIZES = [(100, 50), (50, 100), (64, 64), (80, 64)]
@@ -174,7 +175,7 @@ def test_the_bytes_of_a_row_follow_what_is_stored() -> None:
         (
             ["--set", "distill.sets.a.ipc=[6]"],
             "distill.sets.a.ipc: class 'a': 6 mosaics of four patches need 24 images "
-            "of each class, and it has 5: possible is ipc up to 1, or, with single patches (distill.mosaic_up_to=0), "
+            "of each class, and it has 5: possible is ipc up to 1, or, with single patches (composition: single), "
             "ipc up to 5",
         ),
         (["--set", "data.train=other"], "data.train: the index in {run} has no split 'other'"),

@@ -8,6 +8,7 @@ from ddps_ray.console import duration, say
 from ddps_ray.errors import UserError
 from ddps_ray.inspection.beat import FINISHED, RUNNING, STOPPED, Beat
 from ddps_ray.report import accuracy
+from ddps_ray.selection import records
 from ddps_ray.storage import Run
 
 _SILENT = 60.0
@@ -27,9 +28,10 @@ def run(run_dir: str) -> int:
     if not stages:
         raise UserError(f"{this.uri} is not a run directory, or nothing was begun in it")
     width = max(map(len, stages))
+    differs = {each.stage: f"; {each.differs}" for each in records.recorded(this) if each.differs}
     for name, entry in sorted(stages.items(), key=lambda stage: str(stage[1]["begun"])):
         said = _scoring(this) if name == "score" and "finished" not in entry else _stage(entry)
-        say(f"{name.ljust(width)}  {said}")
+        say(f"{name.ljust(width)}  {said}{differs.get(name, '')}")
     for line in accuracy.table(this):
         say(line)
     return 0

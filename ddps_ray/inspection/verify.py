@@ -1,4 +1,4 @@
-"""`ddps verify RUN`: whether the scores of a run are whole and sound; it repairs nothing."""
+"""`ddps verify RUN`: whether the scores and distilled sets of a run are whole and sound; it repairs nothing."""
 
 from collections.abc import Iterator
 
@@ -12,6 +12,7 @@ from ddps_ray import manifest, schemas, shards, storage
 from ddps_ray.conclusion import QUARANTINE
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.inspection import distilled
 from ddps_ray.storage import Run
 
 SOUND, DAMAGED, INCOMPLETE = 0, 1, 3
@@ -21,10 +22,11 @@ _COLUMNS = ("image_id", "class_id", "label", "typicality", "error")
 
 
 def run(run_dir: str) -> int:
-    """Checks the score shards and says what is wrong, a line each.
+    """Checks the score shards and the distilled sets, and says what is wrong, a line each.
 
     Checked are: every footer and its schema, that no image is there twice, that class and typicality are there, that
-    the images are those of the manifest, and that the quarantine holds just those with an error.
+    the images are those of the manifest, and that the quarantine holds just those with an error; of each finished set
+    its metadata and files.
 
     Returns:
         `SOUND`, `DAMAGED` or `INCOMPLETE`.
@@ -49,6 +51,7 @@ def run(run_dir: str) -> int:
     wrong += _wrong(rows, listed)
     if "finished" in stage:
         wrong += _quarantine(this, rows)
+    wrong += distilled.check(this)
     for line in wrong:
         say(f"verify: {line}")
     missing = listed.filter(pc.invert(pc.is_in(listed["image_id"], rows["image_id"])))

@@ -12,9 +12,11 @@ from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster
 from ddps_ray.remedies import lasting_error
-from ddps_ray.selection import sets
+from ddps_ray.selection import records, sets
+from ddps_ray.selection.budget import Budget, plan
 from ddps_ray.selection.candidates import Shards, read_class, shards_by_class
-from ddps_ray.selection.writer import METADATA, PARTS, merge, write_class
+from ddps_ray.selection.sets import METADATA
+from ddps_ray.selection.writer import PARTS, merge, write_class
 from ddps_ray.storage import Run
 
 
@@ -25,17 +27,14 @@ class Target:
     Attributes:
         name: Name of the set in the recipe.
         ipc: Images per class.
+        stage: Its name in the run's record.
         uri: Its folder.
     """
 
     name: str
     ipc: int
+    stage: str
     uri: str
-
-    @property
-    def stage(self) -> str:
-        """Its name in the run's record."""
-        return f"distill/{self.name}/ipc={self.ipc}"
 
     def done(self, run: Run) -> bool:
         """Says whether it was finished and is still there."""
@@ -47,21 +46,22 @@ def run(recipe: Recipe) -> None:
 
     Raises:
         UserError: The images are not scored; a set names an unknown class, or asks for more images than a class has
-            (then nothing is written); a set was begun with other settings; a scored image cannot be read any more.
+            (then nothing is written); a set is older than the scores; a scored image cannot be read any more.
     """
     this = Run(recipe.run_dir)
     scores = this.require("score", "score")
-    targets = list(_targets(this, recipe.distill))
+    targets = list(_targets(this, recipe))
     todo = [target for target in targets if not target.done(this)]
     shards = shards_by_class(this.path("scores")) if todo else {}
     classes = sets.class_ids(this, recipe) if todo else {}
     for target in todo:
         counts = {class_id: sum(shards.get(class_id, {}).values()) for class_id in classes[target.name]}
-        if wrong := sets.too_small(target.name, target.ipc, recipe.distill, counts):
+        if wrong := sets.too_small(recipe, target.name, target.ipc, counts):
             raise UserError(wrong)
     for target in targets:
         _check_scores(this, target, scores)
-        this.claim(target.stage, _settings(recipe.distill, target))
+    for target in targets:
+        _claim(this, recipe, target)
         if target not in todo:
             say(f"{target.stage}: already finished, {_said(this, target)}")
     if not todo:
@@ -70,20 +70,21 @@ def run(recipe: Recipe) -> None:
     for name in dict.fromkeys(target.name for target in todo):
         same_set = [target for target in todo if target.name == name]
         chosen = {class_id: shards[class_id] for class_id in classes[name]}
-        _distil_set(this, recipe.distill, same_set, chosen, scores["digest"])
+        _distil_set(this, recipe, same_set, chosen, scores["digest"])
 
 
-def _targets(this: Run, settings: Distill) -> Iterator[Target]:
-    for name, wanted in settings.sets.items():
+def _targets(this: Run, recipe: Recipe) -> Iterator[Target]:
+    for name, wanted in recipe.distill.sets.items():
         for ipc in dict.fromkeys(wanted.ipc):
-            yield Target(name, ipc, this.path("distilled", name, f"ipc={ipc}"))
+            yield Target(name, ipc, *sets.location(this, recipe, name, ipc))
 
 
-def _settings(settings: Distill, target: Target) -> dict[str, Any]:
-    wanted = settings.sets[target.name]
-    classes = None if wanted.classes is None else sorted(set(wanted.classes))
-    chosen = {"selector": wanted.selector, "seed": wanted.seed, "classes": classes, "ipc": target.ipc}
-    return settings.model_dump(exclude={"sets"}) | chosen
+def _claim(this: Run, recipe: Recipe, target: Target) -> None:
+    if target.stage in this.record()["stages"]:
+        return
+    this.claim(target.stage, sets.settings(recipe, target.name, target.ipc))
+    if told := next(each.differs for each in records.recorded(this) if each.stage == target.stage):
+        say(f"{target.stage}: {told}; it lies beside others of this name")
 
 
 def _check_scores(this: Run, target: Target, scores: dict[str, Any]) -> None:
@@ -94,15 +95,17 @@ def _check_scores(this: Run, target: Target, scores: dict[str, Any]) -> None:
         )
 
 
-def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Shards, digest: str) -> None:
-    name, wanted = targets[0].name, settings.sets[targets[0].name]
-    set_uri = this.path("distilled", name)
-    ipcs = [target.ipc for target in targets]
-    say(f"distill {name}: {wanted.selector} at ipc {', '.join(map(str, ipcs))} from {len(shards)} classes → {set_uri}")
+def _distil_set(this: Run, recipe: Recipe, targets: list[Target], shards: Shards, digest: str) -> None:
+    settings, name = recipe.distill, targets[0].name
+    wanted, ipcs = settings.sets[name], ", ".join(str(target.ipc) for target in targets)
+    say(f"distill {name}: {wanted.selector} at ipc {ipcs} from {len(shards)} classes → {this.path('distilled', name)}")
+    budgets = {}
     for target in targets:
         storage.remove(target.uri)  # what an interrupted attempt left
+        mosaic = sets.is_mosaic(recipe, name, target.ipc)
+        budgets[target.uri] = plan(target.ipc, settings.top_clusters, mosaic=mosaic)
     rows = [{"class_id": class_id, "shards": list(counts)} for class_id, counts in shards.items()]
-    task = {"run_dir": this.uri, "settings": settings, "wanted": wanted, "ipcs": ipcs, "set_uri": set_uri}
+    task = {"run_dir": this.uri, "settings": settings, "wanted": wanted, "budgets": budgets}
     classes = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_distil_class, fn_kwargs=task)
     _watch(name, classes, len(rows))
     merging = [ray.remote(merge).remote(target.uri, list(shards)) for target in targets]
@@ -114,13 +117,13 @@ def _distil_set(this: Run, settings: Distill, targets: list[Target], shards: Sha
 
 
 def _distil_class(
-    row: dict[str, Any], *, run_dir: str, settings: Distill, wanted: DistilledSet, ipcs: list[int], set_uri: str
+    row: dict[str, Any], *, run_dir: str, settings: Distill, wanted: DistilledSet, budgets: dict[str, Budget]
 ) -> dict[str, Any]:
     """What a task does with a class; it hands back its id, and the reason if it could not be done."""
     problem = ""
     try:
         candidates = read_class(Run(run_dir).path("scores"), row["shards"], row["class_id"])
-        write_class(candidates, settings, wanted, ipcs, set_uri)
+        write_class(candidates, settings, wanted, budgets)
     except UserError as error:
         problem = str(error)
     except Exception as error:

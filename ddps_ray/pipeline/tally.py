@@ -10,8 +10,8 @@ from functools import cache
 import ray
 from ray.experimental import internal_kv
 
-SCORED, VALIDATED = "score", "evaluate"
-"""Tallies of images that scoring actors have scored, and of validations of students in training."""
+SCORED, EPOCHS = "score", "evaluate"
+"""Tallies of images that scoring actors have scored, and of those that students have seen in whole epochs."""
 
 _NAMESPACE = "ddps_ray"
 _PAUSE = 1.0

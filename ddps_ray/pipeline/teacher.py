@@ -12,7 +12,7 @@ from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, teacher_training, teachers, training
+from ddps_ray.students import data, networks, optimising, teacher_training, teachers, training
 
 STAGE = "teacher"
 """Name of the stage, and of its folder in the run directory; below it each teacher that has a name."""
@@ -139,7 +139,7 @@ def train(recipe: Recipe, name: str, class_ids: list[str], stage: str) -> None:
     teacher_training.train(model, pictures, cfg, size, checkpoint, saved, share, tell)
     if share.rank == 0:
         trainers.write_quarantine(target, STAGE, pictures.quarantine(STAGE), pictures.bad_class_ids())
-        network = training.unwrapped(model)
+        network = optimising.unwrapped(model)
         accuracy = _accuracy(recipe, target, network, class_ids)
         teachers.save(network, target.path(*stage.split("/")), cfg.model, class_ids, accuracy)
 

@@ -30,7 +30,7 @@ from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
 from ddps_ray.remedies import lasting_error, may_be_damage
 from ddps_ray.storage import Run
-from ddps_ray.students.training import Share
+from ddps_ray.students.optimising import Share
 
 CHECKPOINTS = "checkpoints"
 """Folder of the run directory that Ray Train uses while a training lasts."""

@@ -1,6 +1,5 @@
 """The distilled sets on the page: images of each class side by side, and the patches of the most typical clusters."""
 
-import re
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,8 @@ from ddps_ray import schemas, storage
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.report import pictures
 from ddps_ray.report.pictures import Picture
-from ddps_ray.selection.writer import METADATA
+from ddps_ray.selection import records
+from ddps_ray.selection.sets import METADATA
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
 
@@ -23,7 +23,6 @@ _THUMBNAILS = 600
 _MOST = 10
 _IMAGE_PIXELS, _PATCH_PIXELS = 128, 96
 _COLUMNS = ["file", "slot", "class_id", "label", "typicality", "cluster", "cluster_typicality", "rank"]
-_STAGE = re.compile(r"distill/(?P<name>.+)/ipc=(?P<ipc>\d+)")
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class DistilledSet:
         ipc: Images per class.
         uri: Its folder.
         rows: Its metadata, one row a patch, by label, file and slot.
+        title: Its name, with the settings that tell it from other sets of that name.
     """
 
     name: str
@@ -43,6 +43,7 @@ class DistilledSet:
     ipc: int
     uri: str
     rows: list[dict[str, Any]]
+    title: str
 
     @property
     def classes(self) -> list[str]:
@@ -99,15 +100,11 @@ class Cluster:
 
 def find(run: Run) -> list[DistilledSet]:
     """Reads the metadata of all sets that have been made, by IPC and in the order in which they were begun."""
-    found = []
-    stages = sorted(run.record()["stages"].items(), key=lambda stage: str(stage[1]["begun"]))
-    for stage, entry in stages:
-        if not (made := _STAGE.fullmatch(stage)) or "finished" not in entry:
-            continue
-        uri = run.path("distilled", made["name"], f"ipc={made['ipc']}")
-        if storage.exists(storage.join(uri, METADATA)):
-            selector = entry["settings"]["selector"]
-            found.append(DistilledSet(made["name"], selector, int(made["ipc"]), uri, _metadata(uri)))
+    found = [
+        DistilledSet(made.name, made.settings["selector"], made.ipc, made.uri, _metadata(made.uri), made.title)
+        for made in records.recorded(run)
+        if made.finished and storage.exists(storage.join(made.uri, METADATA))
+    ]
     return sorted(found, key=lambda each: each.ipc)
 
 
@@ -133,7 +130,7 @@ def images(sets: list[DistilledSet], classes: list[str], names: dict[str, str]) 
             parts = []
             for each in sets:
                 if each.ipc == ipc and (files := each.files(class_id)):
-                    alt = f"{each.name}, {names[class_id]}: image"
+                    alt = f"{each.title}, {names[class_id]}: image"
                     thumbnails = [
                         pictures.picture(each.image(file), f"{alt} {i}", _IMAGE_PIXELS)
                         for i, file in enumerate(files[:most], 1)

@@ -95,11 +95,18 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
         ("Prompt c", f"“{score.prompt}”"),
         ("Prompt ∅", f"“{score.null_prompt}”"),
         ("Clusters a class, M", f"{distill.clusters}, of which the top {distill.top_clusters} give patches"),
-        ("Mosaics of four", f"up to IPC {distill.mosaic_up_to}"),
+        ("Mosaics of four", _mosaics(recipe)),
         ("Students", f"{', '.join(student.arch for student in evaluate.students)}; {evaluate.epochs} epochs"),
         ("Teacher", f"{recipe.teacher.model.arch}, weights: {recipe.teacher.weights}"),
         ("Seed", str(recipe.seed)),
     ]
+
+
+def _mosaics(recipe: Recipe) -> str:
+    """Which images are mosaics, in words."""
+    usual = "none" if recipe.score.patch == "full" else f"up to IPC {recipe.distill.mosaic_up_to}"
+    own = [(name, each.composition) for name, each in recipe.distill.sets.items() if each.composition != "auto"]
+    return "; ".join([usual, *(f"{name}: {'all' if how == 'mosaic' else 'none'}" for name, how in own)])
 
 
 def _percent(accuracy: Spread) -> str:

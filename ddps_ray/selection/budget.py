@@ -29,15 +29,15 @@ class Budget:
         return self.images * self.columns**2
 
 
-def plan(ipc: int, top_clusters: int, mosaic_up_to: int) -> Budget:
-    """Divides an IPC: `4·IPC // N` patches a cluster for mosaics, `IPC // N` above (paper, supplementary section 5).
+def plan(ipc: int, top_clusters: int, *, mosaic: bool) -> Budget:
+    """Divides an IPC (paper, supplementary section 5): `4·IPC // N` patches a cluster for mosaics, else `IPC // N`.
 
     Args:
         ipc: Images per class.
         top_clusters: N.
-        mosaic_up_to: Largest IPC at which an image is a mosaic of four patches.
+        mosaic: Whether an image is a mosaic of four patches.
     """
-    columns = 2 if ipc <= mosaic_up_to else 1
+    columns = 2 if mosaic else 1
     return Budget(ipc, columns, top_clusters, ipc * columns**2 // top_clusters)
 
 
@@ -55,15 +55,15 @@ def deal(chosen: Sequence[Item], budget: Budget) -> list[list[Item]]:
     return [[chosen[slot * budget.images + i] for slot in slots] for i in range(budget.images)]
 
 
-def shortage(ipc: int, available: int, mosaic_up_to: int) -> str | None:
+def shortage(ipc: int, available: int, *, mosaic: bool) -> str | None:
     """Says why a class cannot give so many images, and what it can give; None if it can.
 
     Args:
         ipc: Images per class asked for.
         available: Images of the class.
-        mosaic_up_to: As in `plan`.
+        mosaic: As in `plan`.
     """
-    budget = plan(ipc, 1, mosaic_up_to)
+    budget = plan(ipc, 1, mosaic=mosaic)
     if available >= budget.patches:
         return None
     if budget.columns == 1:
@@ -71,5 +71,5 @@ def shortage(ipc: int, available: int, mosaic_up_to: int) -> str | None:
     fewer = f"ipc up to {available // budget.columns**2}, or, " if available >= budget.columns**2 else ""
     return (
         f"{ipc} mosaics of four patches need {budget.patches} images of each class, and it has {available}: possible "
-        f"is {fewer}with single patches (distill.mosaic_up_to=0), ipc up to {available}"
+        f"is {fewer}with single patches (composition: single), ipc up to {available}"
     )

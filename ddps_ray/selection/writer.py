@@ -1,7 +1,7 @@
 """One class of a distilled set, from its candidates to image files and metadata rows; and all the rows in one file."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -10,34 +10,35 @@ from PIL import Image
 from ddps_ray import schemas, storage
 from ddps_ray.config import Distill, DistilledSet
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.selection.budget import Budget, deal, plan
+from ddps_ray.selection.budget import Budget, deal
 from ddps_ray.selection.candidates import Candidates
 from ddps_ray.selection.compose import arrange, cut, encode
 from ddps_ray.selection.selectors import SELECTORS, Choice, Selector
+from ddps_ray.selection.sets import METADATA
 from ddps_ray.sources.reading import read_image
-
-METADATA = "metadata.parquet"
-"""A set's rows of `schemas.DISTILLED`; written when all its images are there."""
 
 PARTS = ".parts"
 """Folder of the classes' rows while a set is being made."""
 
 
-def write_class(
-    candidates: Candidates, settings: Distill, wanted: DistilledSet, ipcs: Sequence[int], set_uri: str
-) -> None:
+def write_class(candidates: Candidates, settings: Distill, wanted: DistilledSet, budgets: Mapping[str, Budget]) -> None:
     """Chooses and writes one class at several IPCs, with one clustering.
 
-    Writes `<set_uri>/ipc=<k>/train/<class_id>/<number>.<format>` and the class's metadata under `PARTS`, over whatever
-    an interrupted attempt left there.
+    Writes `train/<class_id>/<number>.<format>` and the class's metadata under `PARTS` in each folder, over whatever an
+    interrupted attempt left there.
+
+    Args:
+        candidates: The class.
+        settings: Settings of the stage.
+        wanted: The set.
+        budgets: For each folder what the class gives to it.
 
     Raises:
         UserError: An image that was scored cannot be read any more.
     """
     selector = SELECTORS[wanted.selector](candidates, settings.clusters, wanted.seed)
-    for ipc in ipcs:
-        budget = plan(ipc, settings.top_clusters, settings.mosaic_up_to)
-        _write_images(candidates, selector, budget, settings, storage.join(set_uri, f"ipc={ipc}"))
+    for folder, budget in budgets.items():
+        _write_images(candidates, selector, budget, settings, folder)
 
 
 def merge(folder: str, class_ids: Sequence[str]) -> int:

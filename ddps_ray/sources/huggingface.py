@@ -119,7 +119,7 @@ def _read(uri: str, stem: str, options: Options) -> _File:
         raise UserError(f"data: {uri} cannot be read{containers.hint(uri) or ': ' + first_line(error)}") from error
     labels, names = _checked_labels(uri, rows[label]), _base_names(rows, paths, stem)
     places = locators.rows(uri, rows.num_rows, options.image_column)
-    return _File(uri, _class_names(uri, schema, label), pa.table({"uri": places, "name": names, "label": labels}))
+    return _File(uri, class_names(uri, schema, label), pa.table({"uri": places, "name": names, "label": labels}))
 
 
 def _base_names(rows: pa.Table, paths: list[str], stem: str) -> pa.ChunkedArray:
@@ -211,8 +211,17 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _class_names(uri: str, schema: pa.Schema, label: str) -> list[str] | None:
-    """The names that the file itself has for its labels."""
+def class_names(uri: str, schema: pa.Schema, label: str) -> list[str] | None:
+    """Returns the names that a Parquet file itself has for its labels, in their order; None where it has none.
+
+    Args:
+        uri: The file, for errors.
+        schema: Its own, with Hugging Face's metadata.
+        label: Column of the labels.
+
+    Raises:
+        UserError: They cannot be read.
+    """
     listed = _features(uri, schema).get(label, {}).get("names")
     if listed is None:
         return None

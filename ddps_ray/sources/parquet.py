@@ -113,6 +113,12 @@ def read_row(uri: str, row: int, column: str | None = None) -> bytes:
     return bytes(value)
 
 
+def group(uri: str, row: int, column: str | None = None) -> int:
+    """Number of the row group that a row is in; arguments and errors as in `read_row`, but for one past the end."""
+    file = _files.get((uri, column), lambda: _open(uri, column))
+    return int(np.searchsorted(file.ends, row, side="right"))
+
+
 def image_columns(schema: pa.Schema, column: str | None = None) -> list[str]:
     """Paths of the columns that may have the encoded images: the bytes of structs of bytes and path, or a binary one.
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddps_ray.students import colour
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -25,26 +27,29 @@ class Augmentation:
         size: Side in pixels of the result.
         crop_scale: Area of the random crop, least and most, as a fraction of the image.
         shuffle: Shuffle the 2×2 mosaic first.
+        colour: Change brightness, contrast, saturation and lighting last.
     """
 
     size: int
     crop_scale: tuple[float, float]
     shuffle: bool = False
+    colour: bool = False
 
     def __call__(self, images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """Augments square uint8 images of shape N×3×S×S to normalised float32 of shape N×3×size×size."""
+        """Augments square images of shape N×3×S×S, of values 0..255, to normalised float32 of shape N×3×size×size."""
         count, side = images_NCHW.shape[0], images_NCHW.shape[-1]
         if self.shuffle:
             images_NCHW = shuffle_mosaic(images_NCHW, generator)
         boxes_N4 = random_boxes(count, side, self.crop_scale, generator)
         flip_N = torch.rand(count, generator=generator) < 0.5
-        return normalise(resized_crop(images_NCHW, boxes_N4, flip_N, self.size))
-
-
-def for_distilled(mosaic: bool, size: int) -> Augmentation:
-    """RDED's augmentation of a distilled set: shuffle and crops of at least half the area for mosaics only."""
-    factor = 2 if mosaic else 1
-    return Augmentation(size, (1 / factor, 1.0), shuffle=mosaic)
+        if self.crop_scale == (1.0, 1.0) and side == self.size:  # whole images are not resampled
+            flip_N111 = flip_N.to(images_NCHW.device)[:, None, None, None]
+            cropped_NCHW = torch.where(flip_N111, images_NCHW.flip(3), images_NCHW).float()
+        else:
+            cropped_NCHW = resized_crop(images_NCHW, boxes_N4, flip_N, self.size)
+        if self.colour:
+            cropped_NCHW = colour.jitter(cropped_NCHW, generator)
+        return normalise(cropped_NCHW).contiguous(memory_format=torch.channels_last)
 
 
 def shuffle_mosaic(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
@@ -131,10 +136,16 @@ def cutmix_box(side: int, kept: float, centre: tuple[int, int]) -> tuple[int, in
     return max(x - half, 0), max(y - half, 0), min(x + half, side), min(y + half, side)
 
 
-def cutmix(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+def cutmix(images_NCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
     """Pastes one box of a random other image of the batch into each image; λ ~ Beta(1, 1), the uniform distribution.
 
-    The labels need no mixing: the teacher looks at the result.
+    Args:
+        images_NCHW: Square images.
+        generator: CPU generator.
+
+    Returns:
+        The mixed images; for each the number of the image that the box comes from; and the share of each image's area
+        that is still its own.
     """
     count, side = images_NCHW.shape[0], images_NCHW.shape[-1]
     partners_N = torch.randperm(count, generator=generator).to(images_NCHW.device)
@@ -143,4 +154,4 @@ def cutmix(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     left, top, right, bottom = cutmix_box(side, kept, (x, y))
     mixed_NCHW = images_NCHW.clone()
     mixed_NCHW[:, :, top:bottom, left:right] = images_NCHW[partners_N, :, top:bottom, left:right]
-    return mixed_NCHW
+    return mixed_NCHW, partners_N, 1 - (bottom - top) * (right - left) / side**2

@@ -1,10 +1,10 @@
-"""Images for training and validation, as squares: held in memory where they fit, else decoded on each access."""
+"""Images for training and validation, as squares: decoded once a node where there is room, else on each access."""
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +19,14 @@ from ddps_ray import manifest, schemas, storage
 from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
-
-Fit = Callable[[Image.Image], Image.Image]
-"""Brings a decoded image to the side in pixels at which it is held."""
+from ddps_ray.students import images
+from ddps_ray.students.images import Fit
 
 MEMORY_LIMIT = 2 << 30
-"""Bytes of decoded images that are held in memory; a larger set is decoded again on each access."""
+"""Bytes of training images that a process holds in memory where the cache on disk has no room for them."""
 
 _AHEAD = 3
+_SHARE = 4  # a quarter of a GPU's free memory may go to images
 
 
 class Pictures:
@@ -37,7 +37,7 @@ class Pictures:
     Attributes:
         rows: image_id, uri and class_id of each image.
         labels_N: Index of each image's class among `class_ids`.
-        bad: Index and reason of every bad image met so far.
+        bad: Index and reason of every bad image: all of them from the start, unless images are decoded on each access.
     """
 
     def __init__(
@@ -47,9 +47,10 @@ class Pictures:
         fit: Fit,
         side: int,
         strict: bool = False,
-        limit: int = MEMORY_LIMIT,
+        limit: int | None = None,
+        name: str | None = None,
     ) -> None:
-        """Takes the images of `rows`, and decodes them all if they fit into `limit` bytes.
+        """Takes the images of `rows`, decoded at once, or on each access if there is no room for them.
 
         Args:
             rows: Table with at least image_id, uri and class_id.
@@ -57,45 +58,80 @@ class Pictures:
             fit: Brings each image to side×side.
             side: Pixels.
             strict: A bad image ends the work.
-            limit: Bytes.
+            limit: Bytes: where the cache on disk has no room, so many are held in memory, and a larger set is decoded
+                on each access. By default half of the free memory, and a larger set is an error.
+            name: What `images.name` calls them in the cache; None to leave the cache alone.
 
         Raises:
-            UserError: An image is bad and `strict` is set.
+            UserError: An image is bad and `strict` is set, or there is no room and no `limit`.
         """
         labels = {class_id: label for label, class_id in enumerate(class_ids)}
         self.rows = rows
         self.labels_N = torch.tensor([labels[class_id] for class_id in rows["class_id"].to_pylist()], dtype=torch.long)
-        self.bad: dict[int, str] = {}
         self._uris: list[str] = rows["uri"].to_pylist()
         self._fit = fit
-        self._strict = strict
-        self._pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
-        self._held_NCHW: Tensor | None = None
-        if len(self) * 3 * side * side <= limit:
-            held_NCHW = torch.zeros(len(self), 3, side, side, dtype=torch.uint8)
-            for index, image_CHW in enumerate(self._pool.map(self._decode, range(len(self)))):
-                if image_CHW is not None:
-                    held_NCHW[index] = image_CHW
-            self._held_NCHW = held_NCHW
+        self._held = images.load(self._uris, fit, side, name, limit)
+        self._held_NHWC = None if self._held is None else torch.from_numpy(self._held.pixels_NHWC)
+        self.bad: dict[int, str] = {} if self._held is None else self._held.bad
+        self._pool = None if self._held is not None else ThreadPoolExecutor(images.threads())
+        if strict and self.bad:
+            index, reason = next(iter(self.bad.items()))
+            raise UserError(f"{self._uris[index]}: {reason}")
+
+    @classmethod
+    def of(cls, images_NCHW: Tensor, labels_N: Tensor, rows: pa.Table) -> Self:
+        """Takes images that are decoded already.
+
+        Args:
+            images_NCHW: Square images of shape N×3×S×S, uint8, or float32 on the scale of pixels (0 to 255).
+            labels_N: Index of each image's class, int64.
+            rows: Table with at least image_id, uri and class_id of each.
+
+        Raises:
+            ValueError: Shapes, kinds or numbers differ from these.
+        """
+        shape = tuple(images_NCHW.shape)
+        if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise ValueError(f"images of shape {shape} are not N×3×S×S")
+        if images_NCHW.dtype not in (torch.uint8, torch.float32) or labels_N.dtype != torch.long:
+            raise ValueError(f"images are {images_NCHW.dtype} and labels {labels_N.dtype}")
+        if not len(images_NCHW) == len(labels_N) == len(rows):
+            raise ValueError(f"{len(images_NCHW)} images, {len(labels_N)} labels and {len(rows)} rows")
+        made = cls(rows.slice(0, 0), [], _as_it_is, shape[-1])
+        made.rows, made.labels_N, made._uris = rows, labels_N.cpu(), rows["uri"].to_pylist()
+        made._held_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
+        return made
+
+    def on(self, device: torch.device) -> Self:
+        """Holds the images on a GPU if they take less than a quarter of its free memory, so that batches are there.
+
+        Returns:
+            These pictures; as they were on a CPU, or without room.
+        """
+        if device.type != "cuda" or self._held_NHWC is None:
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        if self._held_NHWC.nbytes < free // _SHARE:
+            self._held_NHWC = self._held_NHWC.to(device)
+            self._held = None  # which lets go of the cache
+        return self
 
     def __len__(self) -> int:
         """Number of images, bad ones included."""
         return len(self._uris)
 
     def batches(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields uint8 images of shape N×3×side×side and their labels of shape N, for each chunk of indices."""
-        if self._held_NCHW is not None:
-            for chunk_N in chunks:
-                good_N = self._good(chunk_N)
-                yield self._held_NCHW[good_N], self.labels_N[good_N]
+        """Yields images of shape N×3×side×side and their labels of shape N, for each chunk of indices.
+
+        Images are uint8 (see `of` for others), channels last in memory, on the device of `on`; labels on the CPU.
+        """
+        if self._held_NHWC is None:
+            yield from self._decoded(chunks)
             return
-        ahead: deque[tuple[Tensor, list[Future[Tensor | None]]]] = deque()
         for chunk_N in chunks:
-            ahead.append((chunk_N, [self._pool.submit(self._decode, index) for index in chunk_N.tolist()]))
-            if len(ahead) == _AHEAD:
-                yield from self._collect(*ahead.popleft())
-        while ahead:
-            yield from self._collect(*ahead.popleft())
+            good_N = self._good(chunk_N)
+            images_NHWC = self._held_NHWC[good_N.to(self._held_NHWC.device, non_blocking=True)]
+            yield images_NHWC.permute(0, 3, 1, 2), self.labels_N[good_N]
 
     def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields every image once, `batch` at a time."""
@@ -123,20 +159,62 @@ class Pictures:
             return chunk_N
         return chunk_N[~torch.isin(chunk_N, torch.tensor(list(self.bad)))]
 
+    def _decoded(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        assert self._pool is not None
+        ahead: deque[tuple[Tensor, list[Future[Tensor | None]]]] = deque()
+        for chunk_N in chunks:
+            ahead.append((chunk_N, [self._pool.submit(self._decode, index) for index in chunk_N.tolist()]))
+            if len(ahead) == _AHEAD:
+                yield from self._collect(*ahead.popleft())
+        while ahead:
+            yield from self._collect(*ahead.popleft())
+
     def _collect(self, chunk_N: Tensor, futures: list[Future[Tensor | None]]) -> Iterator[tuple[Tensor, Tensor]]:
-        images = [image_CHW for future in futures if (image_CHW := future.result()) is not None]
-        if images:
-            yield torch.stack(images), self.labels_N[self._good(chunk_N)]
+        """Yields what could be decoded this time: an image that was bad once can be good now, and the reverse."""
+        results = [future.result() for future in futures]
+        decoded = [image_HWC for image_HWC in results if image_HWC is not None]
+        if decoded:
+            good_N = torch.tensor([image_HWC is not None for image_HWC in results])
+            yield torch.stack(decoded).permute(0, 3, 1, 2), self.labels_N[chunk_N[good_N]]
 
     def _decode(self, index: int) -> Tensor | None:
         try:
-            image = self._fit(read_image(self._uris[index]))
+            return torch.from_numpy(np.array(self._fit(read_image(self._uris[index]))))
         except BadImage as error:
-            if self._strict:
-                raise UserError(f"{self._uris[index]}: {error}") from error
             self.bad[index] = str(error)
             return None
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class Centre:
+    """Resizes an image's shorter edge to `short` pixels, bilinearly, and cuts its middle, `size`×`size`."""
+
+    short: int
+    size: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns the middle."""
+        cut: Image.Image = VF.center_crop(VF.resize(image, self.short), [self.size, self.size])
+        return cut
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Resizes an image to `size`×`size`, bicubically."""
+
+    size: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns the square."""
+        return image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+
+
+def validation_fit(size: int) -> Centre:
+    """RDED's view of a validation image: shorter edge to `size // 7 * 8`, then its middle: 256 for 224, 32 for 32.
+
+    Where that were less than `size`, and the rest black, the shorter edge is `size`.
+    """
+    return Centre(max(size, size // 7 * 8), size)
 
 
 @dataclass(frozen=True)
@@ -167,7 +245,7 @@ def load_distilled(folder: str, class_ids: Sequence[str], size: int) -> Distille
     files = metadata.group_by("file", use_threads=False).aggregate([("class_id", "min")]).sort_by("file")
     uris = [storage.join(folder, file) for file in files["file"].to_pylist()]
     rows = pa.table({"image_id": files["file"], "uri": uris, "class_id": files["class_id_min"]})
-    pictures = Pictures(rows, class_ids, lambda image: _square(image, size), size, strict=True)
+    pictures = _kept(rows, class_ids, Stretch(size), size, strict=True)
     return Distilled(pictures, mosaic=bool(pc.max(metadata["slot"]).as_py()))
 
 
@@ -193,12 +271,12 @@ def class_ids(run: Run, split: str) -> list[str]:
 
 
 def load_validation(run: Run, split: str, class_ids: Sequence[str], size: int) -> Pictures:
-    """Loads the validation images of some classes: resized to 8/7 of `size`, centre crop of `size`.
+    """Loads the validation images of some classes, as `validation_fit` has them.
 
     Raises:
-        UserError: The split has no image of these classes.
+        UserError: The split has no image of these classes, or there is no room for them.
     """
-    return Pictures(_rows(run, split, class_ids), class_ids, lambda image: centre(image, size * 8 // 7, size), size)
+    return _kept(_rows(run, split, class_ids), class_ids, validation_fit(size), size)
 
 
 def load_training(run: Run, split: str, class_ids: Sequence[str], size: int) -> Pictures:
@@ -207,17 +285,18 @@ def load_training(run: Run, split: str, class_ids: Sequence[str], size: int) -> 
     Raises:
         UserError: The split has no image of these classes.
     """
-    return Pictures(_rows(run, split, class_ids), class_ids, lambda image: centre(image, size, size), size)
+    return _kept(_rows(run, split, class_ids), class_ids, Centre(size, size), size, limit=MEMORY_LIMIT)
 
 
-def centre(image: Image.Image, short: int, size: int) -> Image.Image:
-    """Resizes an image's shorter edge to `short` pixels, bilinearly, and cuts its middle, `size`×`size`."""
-    resized: Image.Image = VF.center_crop(VF.resize(image, short), [size, size])
-    return resized
+def _kept(
+    rows: pa.Table, class_ids: Sequence[str], fit: Fit, size: int, strict: bool = False, limit: int | None = None
+) -> Pictures:
+    """Pictures that are decoded once a node; arguments as of `Pictures`, and `fit` says its parameters by its repr."""
+    return Pictures(rows, class_ids, fit, size, strict, limit, images.name(rows["uri"].to_pylist(), repr(fit)))
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+def _as_it_is(image: Image.Image) -> Image.Image:
+    return image
 
 
 def _rows(run: Run, split: str, class_ids: Sequence[str]) -> pa.Table:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 _CE_SHARE = 0.025
 
 
-@dataclass(frozen=True)
+@dataclass
 class Targets:
     """What a batch is compared with.
 
@@ -17,17 +17,39 @@ class Targets:
         labels_N: Class of each image.
         partners_N: Class of the image of which a box was pasted into it; None without CutMix.
         kept: λ, share of each image's area that is its own; 1 without CutMix.
-        teacher_NK: The teacher's logits of the mixed batch; None without a teacher.
         given_NK: Probabilities that the set itself gives; None where its labels are hard.
         given_partners_NK: Those of the partners.
+        teacher_NK: The teacher's logits of the mixed batch; None without a teacher.
     """
 
     labels_N: Tensor
     partners_N: Tensor | None = None
     kept: float = 1.0
-    teacher_NK: Tensor | None = None
     given_NK: Tensor | None = None
     given_partners_NK: Tensor | None = None
+    teacher_NK: Tensor | None = None
+
+    @classmethod
+    def of(cls, labels_N: Tensor, given_NK: Tensor | None, mixed_N: Tensor | None, kept: float) -> "Targets":
+        """Those of a batch.
+
+        Args:
+            labels_N: Class of each image.
+            given_NK: Probabilities that the set gives.
+            mixed_N: For each image the number of its partner in the batch; None without CutMix.
+            kept: λ.
+        """
+        if mixed_N is None:
+            return cls(labels_N, given_NK=given_NK)
+        others_NK = None if given_NK is None else given_NK[mixed_N]
+        return cls(labels_N, labels_N[mixed_N], kept, given_NK, others_NK)
+
+    def part(self, index_M: Tensor) -> "Targets":
+        """Those of some of the images."""
+        tensors = (self.labels_N, self.partners_N, self.given_NK, self.given_partners_NK)
+        labels_M, partners_M, given_MK, others_MK = (None if each is None else each[index_M] for each in tensors)
+        assert labels_M is not None
+        return Targets(labels_M, partners_M, self.kept, given_MK, others_MK)
 
 
 def kl(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:

@@ -54,7 +54,7 @@ class Protocol:
         shuffle: Shuffle the 2×2 mosaic.
         colour: Change brightness, contrast, saturation and lighting.
         ema: Decay of a running mean of the weights, which is what is tested; 0 for none.
-        validations: Numbers of finished epochs after which the student is tested, ascending; the last is the last epoch.
+        validations: Numbers of finished epochs after which the student is tested, ascending; the last one is `epochs`.
     """
 
     name: str
@@ -194,6 +194,12 @@ PRESETS: Mapping[str, Callable[[Facts, Student], Protocol]] = {
     "hard": hard,
 }
 """By the name in the recipe; each says where it comes from."""
+
+
+def needs_teacher(preset: str) -> bool:
+    """Whether students are trained with a teacher's soft labels."""
+    return preset not in ("minimax", "hard")
+
 
 _OVERRIDES = ("epochs", "batch", "temperature", "weight_decay", "cutmix", "crop_scale", "ema")
 

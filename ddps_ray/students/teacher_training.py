@@ -12,7 +12,7 @@ from ddps_ray.config import Teacher
 from ddps_ray.diffusion.noise import generator
 from ddps_ray.students.augment import Augmentation
 from ddps_ray.students.data import Pictures
-from ddps_ray.students.training import ALONE, Share, epoch_chunks, optimiser, unwrapped
+from ddps_ray.students.optimising import ALONE, Share, adamw, epoch_batches, unwrapped
 
 State = dict[str, Any]
 """Weights, optimiser and number of finished epochs: all that a training needs to go on."""
@@ -52,7 +52,7 @@ def train(
         share: This worker's part.
         tell: Called after each step.
     """
-    adam = optimiser(model, cfg.lr, _WEIGHT_DECAY)
+    adam = adamw(model, cfg.lr, _WEIGHT_DECAY)
     done = _restore(model, adam, state) if state else 0
     due = saved_epochs(cfg.epochs)
     for epoch in range(done, cfg.epochs):
@@ -68,7 +68,7 @@ def saved_epochs(epochs: int) -> set[int]:
 
 def _epoch(
     model: nn.Module,
-    adam: torch.optim.AdamW,
+    adam: torch.optim.Optimizer,
     pictures: Pictures,
     cfg: Teacher,
     size: int,
@@ -79,7 +79,8 @@ def _epoch(
     device = next(model.parameters()).device
     transform = Augmentation(size, cfg.crop_scale)
     draws = generator(cfg.seed, f"epoch={epoch}/rank={share.rank}", "augmentation")
-    chunks = epoch_chunks(len(pictures), cfg.batch, cfg.seed, epoch, share)
+    batches = epoch_batches(len(pictures), cfg.batch, cfg.seed, epoch, share.world)
+    chunks = [batch_N[share.rank :: share.world] for batch_N in batches]
     losses = []
     model.train()
     for step, (images_NCHW, labels_N) in enumerate(pictures.batches(chunks)):
@@ -99,7 +100,7 @@ def cosine(progress: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _restore(model: nn.Module, adam: torch.optim.AdamW, state: State) -> int:
+def _restore(model: nn.Module, adam: torch.optim.Optimizer, state: State) -> int:
     unwrapped(model).load_state_dict(state["model"])
     adam.load_state_dict(state["adam"])
     return int(state["epochs"])

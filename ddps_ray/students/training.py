@@ -1,74 +1,35 @@
-"""Training of one student on a distilled set with a teacher's soft labels (paper, section 4.1; RDED's protocol)."""
+"""Training of one student on a set, by a protocol (paper, section 4.1), from any epoch on."""
 
-import math
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddps_ray.config import Evaluate, Student
 from ddps_ray.diffusion.noise import generator
-from ddps_ray.students import augment, networks
-from ddps_ray.students.data import Distilled, Pictures
+from ddps_ray.students import augment
+from ddps_ray.students.augment import Augmentation
+from ddps_ray.students.data import Pictures
+from ddps_ray.students.losses import LOSSES, Targets
+from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, epoch_batches, unwrapped
+from ddps_ray.students.protocols import Protocol
+from ddps_ray.students.schedules import SCHEDULES
+from ddps_ray.students.sets import TrainingSet
 
-Validate = Callable[[], float]
-"""Measures the student's accuracy as it is now."""
+State = dict[str, Any]
+"""Weights, optimiser, finished epochs and what was measured: all that a training needs to go on."""
 
-VALIDATIONS = 20
-"""How often at most a run is validated."""
+Validate = Callable[[nn.Module], float]
+"""Measures the accuracy of a network as it is now."""
+
+EpochEnd = Callable[[Callable[[], State], int, float], None]
+"""Called after each epoch with what gives the state, the number of finished epochs, and the epoch's mean loss."""
 
 _VALIDATION_BATCH = 256
-_FEW_CLASSES, _TINY_IMAGENET_CLASSES = 100, 200
-_BETAS = (0.9, 0.999)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of a distributed training this process does."""
-
-    rank: int = 0
-    world: int = 1
-
-
-ALONE = Share()
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The settings of one training.
-
-    Attributes:
-        epochs: Passes over the distilled set.
-        batch: Images in a step, over all workers.
-        lr: AdamW's learning rate in the first epoch.
-        weight_decay: On weights of more than one dimension.
-        temperature: Of both softmaxes.
-        cutmix: Mix every batch.
-        size: Side in pixels of what the networks see.
-    """
-
-    epochs: int
-    batch: int
-    lr: float
-    weight_decay: float
-    temperature: float
-    cutmix: bool
-    size: int
-
-    @classmethod
-    def of(cls, settings: Evaluate, student: Student, ipc: int, classes: int) -> "Protocol":
-        """The protocol of a student on a set of so many images and classes; RDED's where the recipe leaves it open."""
-        return cls(
-            epochs=settings.epochs,
-            batch=settings.batch or batch_size(ipc, classes),
-            lr=networks.learning_rate(student),
-            weight_decay=settings.weight_decay,
-            temperature=settings.temperature,
-            cutmix=settings.cutmix,
-            size=settings.size,
-        )
 
 
 @dataclass(frozen=True)
@@ -80,158 +41,195 @@ class Outcome:
         accuracy_best: Highest of the validations, which is chosen on the validation images themselves.
         best_epoch: Number of epochs after which that was, counted from 1.
         loss: Mean loss of the last epoch.
+        seconds: Time of all epochs and validations, those before a break included.
     """
 
     accuracy_last: float
     accuracy_best: float
     best_epoch: int
     loss: float
+    seconds: float
 
 
-def batch_size(ipc: int, classes: int) -> int:
-    """RDED's batch size: 10, 50, 100 for few classes, 20, 100, 200 for 100 and more, at IPC from 1, 10, 50 on.
+@dataclass(frozen=True)
+class Means:
+    """How a training is done, as far as its result hardly depends on it.
 
-    Tiny ImageNet's 200 classes have 100 at every IPC.
+    Attributes:
+        size: Side in pixels of what the networks see.
+        bfloat16: Whether the networks compute in bfloat16; losses and optimiser are in float32 always.
+        parts: Parts into which each worker's share of a batch is cut, so that it fits into memory; BatchNorm then takes
+            the statistics of a part.
+        share: This worker's part of the training.
     """
-    if classes == _TINY_IMAGENET_CLASSES:
-        return 100
-    small, middle, large = (10, 50, 100) if classes < _FEW_CLASSES else (20, 100, 200)
-    if ipc < 10:
-        return small
-    return middle if ipc < 50 else large
+
+    size: int
+    bfloat16: bool = False
+    parts: int = 1
+    share: Share = ALONE
 
 
-def learning_rate_factor(epoch: int, epochs: int) -> float:
-    """RDED's schedule, constant inside an epoch: a cosine that has come down to half when training ends."""
-    return 0.5 * (1 + math.cos(math.pi * epoch / (2 * epochs)))
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Splits the weights into those of more than one dimension, which decay, and biases and norms, which do not."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def optimiser(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW as RDED sets it."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=_BETAS)
-
-
-def soft_label_loss(student_NK: Tensor, teacher_NK: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the student's softmax from the teacher's, both at this temperature, as a mean over images.
-
-    There is no factor of temperature², as in RDED.
-    """
-    return F.kl_div(
-        F.log_softmax(student_NK / temperature, 1), F.softmax(teacher_NK / temperature, 1), reduction="batchmean"
-    )
-
-
-def epoch_chunks(count: int, batch: int, seed: int, epoch: int, share: Share = ALONE) -> list[Tensor]:
-    """Indices of one worker's batches of an epoch: the same shuffle on all workers, of which each takes its share.
-
-    A last batch of fewer than two images a worker is left out, as BatchNorm cannot use it, unless it is the only one.
-    """
-    order_N = torch.randperm(count, generator=generator(seed, f"epoch={epoch}", "order"))
-    chunks = list(order_N.split(batch))
-    if len(chunks) > 1 and len(chunks[-1]) < 2 * share.world:
-        chunks.pop()
-    return [chunk_N[share.rank :: share.world] for chunk_N in chunks]
-
-
-def validated_epochs(epochs: int) -> set[int]:
-    """Numbers of finished epochs after which a run is validated: at most `VALIDATIONS`, the last always among them."""
-    every = math.ceil(epochs / VALIDATIONS)
-    return set(range(epochs, 0, -every))
-
-
-def accuracy(model: nn.Module, pictures: Pictures, device: torch.device) -> float:
+@torch.inference_mode()
+def accuracy(model: nn.Module, pictures: Pictures, device: torch.device, bfloat16: bool = False) -> float:
     """Share of the readable images whose class has the highest logit; leaves the model in eval mode."""
     model.eval()
-    right = seen = 0
-    with torch.inference_mode():
-        for images_NCHW, labels_N in pictures.in_order(_VALIDATION_BATCH):
-            logits_NK = model(augment.normalise(images_NCHW.to(device).float()))
-            right += int((logits_NK.argmax(1).cpu() == labels_N).sum())
-            seen += len(labels_N)
-    return right / max(seen, 1)
+    right_ = torch.zeros((), dtype=torch.long, device=device)
+    seen = 0
+    for images_NCHW, labels_N in pictures.in_order(_VALIDATION_BATCH):
+        shown_NCHW = augment.normalise(images_NCHW.to(device).float()).contiguous(memory_format=torch.channels_last)
+        with _autocast(device, bfloat16):
+            logits_NK = model(shown_NCHW)
+        right_ += (logits_NK.argmax(1) == labels_N.to(device)).sum()
+        seen += len(labels_N)
+    return right_.item() / max(seen, 1)
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside a wrapper for distributed training."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+class Training:
+    """One student in training; the fixed teacher, in eval mode, sees exactly the mixed batch that the student sees."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module | None,
+        training_set: TrainingSet,
+        protocol: Protocol,
+        seed: int,
+        means: Means,
+    ) -> None:
+        """Prepares it.
+
+        Args:
+            student: On its device; wrapped for distributed training if there are several workers.
+            teacher: On the same device, with the same classes; None where the protocol has none.
+            training_set: What it learns from.
+            protocol: Settings.
+            seed: Seed of order, augmentation and dropout.
+            means: How it is done.
+        """
+        self._student, self._teacher, self._set = student, teacher, training_set
+        self._protocol, self._seed, self._means = protocol, seed, means
+        self._device = next(student.parameters()).device
+        self._optimiser = OPTIMISERS[protocol.optimiser](student, protocol.lr, protocol.weight_decay)
+        self._loss = LOSSES[protocol.loss]
+        self._augment = Augmentation(means.size, protocol.crop_scale, protocol.shuffle, protocol.colour)
+        self._mean_ = _running_mean(unwrapped(student), protocol.ema) if protocol.ema else None
+        self._measured: dict[int, float] = {}
+        self._done, self._seconds = 0, 0.0
+        if teacher is not None:
+            teacher.eval()
+
+    def run(self, validate: Validate | None, after_epoch: EpochEnd | None = None) -> Outcome | None:
+        """Trains from the epoch that it has come to up to the last.
+
+        Args:
+            validate: Measures accuracy at the epochs that the protocol names; None on workers without a result.
+            after_epoch: Keeps the state, now and then.
+
+        Returns:
+            The outcome, or None where `validate` is None.
+        """
+        loss, begun = 0.0, time.monotonic() - self._seconds
+        while self._done < self._protocol.epochs:
+            loss = self._epoch(self._done)
+            self._done += 1
+            if validate is not None and self._done in self._protocol.validations:
+                self._measured[self._done] = validate(self.tested)
+            self._seconds = time.monotonic() - begun
+            if after_epoch is not None:
+                after_epoch(self.state, self._done, loss)
+        if validate is None:
+            return None
+        best = max(self._measured, key=lambda done: (self._measured[done], -done))
+        last = self._measured[self._protocol.epochs]
+        return Outcome(last, self._measured[best], best, loss, self._seconds)
+
+    @property
+    def tested(self) -> nn.Module:
+        """The network that is tested: the student, or the running mean of its weights."""
+        return unwrapped(self._student) if self._mean_ is None else self._mean_.module
+
+    def state(self) -> State:
+        """All that `restore` needs."""
+        return {
+            "student": unwrapped(self._student).state_dict(),
+            "mean": None if self._mean_ is None else self._mean_.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "epochs": self._done,
+            "measured": self._measured,
+            "seconds": self._seconds,
+        }
+
+    def restore(self, state: State) -> None:
+        """Goes on from where `state` was taken: the result is that of an unbroken training."""
+        unwrapped(self._student).load_state_dict(state["student"])
+        if self._mean_ is not None:
+            self._mean_.load_state_dict(state["mean"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self._done, self._measured, self._seconds = state["epochs"], dict(state["measured"]), state["seconds"]
+
+    def losses(self, epoch: int) -> Iterator[Tensor]:
+        """Trains for one epoch, and yields the loss of each step, of this worker's share; without waiting for it."""
+        torch.manual_seed(self._epoch_seed(epoch))  # of dropout and the like, also where a training goes on
+        protocol = self._protocol
+        for group in self._optimiser.param_groups:
+            group["lr"] = protocol.lr * SCHEDULES[protocol.schedule](epoch, protocol.epochs)
+        self._student.train()
+        draws = generator(self._seed, f"epoch={epoch}", "augmentation")
+        chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch, self._means.share.world)
+        for images_NCHW, labels_N, given_NK in self._set.batches(chunks):
+            yield self._step(*self._mixed(images_NCHW, labels_N, given_NK, draws))
+
+    def _epoch(self, epoch: int) -> float:
+        return torch.stack(list(self.losses(epoch))).mean().item()
+
+    def _epoch_seed(self, epoch: int) -> int:
+        return generator(self._seed, f"epoch={epoch}/rank={self._means.share.rank}", "dropout").initial_seed()
+
+    def _mixed(
+        self, images_NCHW: Tensor, labels_N: Tensor, given_NK: Tensor | None, draws: torch.Generator
+    ) -> tuple[Tensor, Targets]:
+        """Augments and mixes a whole batch, so that it is the same for any number of workers."""
+        device, mixed_N, kept = self._device, None, 1.0
+        images_NCHW = self._augment(images_NCHW.to(device, non_blocking=True), draws)
+        if self._protocol.cutmix:
+            images_NCHW, mixed_N, kept = augment.cutmix(images_NCHW, draws)
+        given_NK = None if given_NK is None else given_NK.to(device)
+        return images_NCHW, Targets.of(labels_N.to(device), given_NK, mixed_N, kept)
+
+    def _step(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
+        share, whole = self._means.share, len(images_NCHW)
+        mine_N = torch.arange(share.rank, whole, share.world, device=self._device)
+        total = torch.zeros((), device=self._device)
+        self._optimiser.zero_grad(set_to_none=True)
+        parts = mine_N.chunk(self._means.parts)
+        for number, part_N in enumerate(parts):
+            weight = len(part_N) * share.world / whole  # the mean over workers is then that over the batch
+            with self._without_talk(last=number + 1 == len(parts)):
+                loss = weight * self._loss_of(images_NCHW[part_N], targets.part(part_N))
+                loss.backward()
+            total += loss.detach()
+        self._optimiser.step()
+        if self._mean_ is not None:
+            self._mean_.update_parameters(unwrapped(self._student))
+        return total
+
+    def _loss_of(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
+        with _autocast(self._device, self._means.bfloat16):
+            if self._teacher is not None:
+                with torch.no_grad():
+                    targets.teacher_NK = self._teacher(images_NCHW)
+            student_NK = self._student(images_NCHW)
+        return self._loss(student_NK.float(), targets, self._protocol.temperature)
+
+    def _without_talk(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients of parts are summed here, and among the workers with the last part only."""
+        wrapped = isinstance(self._student, nn.parallel.DistributedDataParallel)
+        return self._student.no_sync() if wrapped and not last else nullcontext()  # type: ignore[operator]
 
 
-def train_student(
-    student: nn.Module,
-    teacher: nn.Module,
-    distilled: Distilled,
-    protocol: Protocol,
-    seed: int,
-    validate: Validate | None,
-    share: Share = ALONE,
-) -> Outcome | None:
-    """Trains a student; the fixed teacher, in eval mode, labels exactly the mixed batch that the student sees.
-
-    The validation split can be a hundred times larger than the distilled set, so only every so many epochs are
-    validated (`validated_epochs`); the best epoch is the best of those.
-
-    Args:
-        student: On its device; wrapped for distributed training if there are several workers.
-        teacher: On the same device, with the same classes.
-        distilled: The set.
-        protocol: Settings.
-        seed: Seed of order and augmentation.
-        validate: Measures the student's accuracy; None on workers whose result is not wanted.
-        share: This worker's part.
-
-    Returns:
-        The outcome, or None where `validate` is None.
-    """
-    device = next(student.parameters()).device
-    adam = optimiser(student, protocol.lr, protocol.weight_decay)
-    teacher.eval()
-    due = validated_epochs(protocol.epochs)
-    measured: dict[int, float] = {}
-    loss = 0.0
-    for epoch in range(protocol.epochs):
-        for group in adam.param_groups:
-            group["lr"] = protocol.lr * learning_rate_factor(epoch, protocol.epochs)
-        student.train()
-        losses = [
-            _step(student, teacher, images_NCHW, protocol.temperature, adam)
-            for images_NCHW in _mixed_batches(distilled, protocol, seed, epoch, share, device)
-        ]
-        loss = torch.stack(losses).mean().item()
-        if validate is not None and epoch + 1 in due:
-            measured[epoch + 1] = validate()
-    if not measured:
-        return None
-    best = max(measured, key=lambda done: (measured[done], -done))
-    return Outcome(measured[protocol.epochs], measured[best], best, loss)
+def _running_mean(model: nn.Module, decay: float) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def _mixed_batches(
-    distilled: Distilled, protocol: Protocol, seed: int, epoch: int, share: Share, device: torch.device
-) -> Iterator[Tensor]:
-    transform = augment.for_distilled(distilled.mosaic, protocol.size)
-    draws = generator(seed, f"epoch={epoch}/rank={share.rank}", "augmentation")
-    chunks = epoch_chunks(len(distilled.pictures), protocol.batch, seed, epoch, share)
-    for images_NCHW, _ in distilled.pictures.batches(chunks):
-        augmented_NCHW = transform(images_NCHW.to(device), draws)
-        yield augment.cutmix(augmented_NCHW, draws) if protocol.cutmix else augmented_NCHW
-
-
-def _step(
-    student: nn.Module, teacher: nn.Module, images_NCHW: Tensor, temperature: float, adam: torch.optim.AdamW
-) -> Tensor:
-    with torch.no_grad():
-        teacher_NK = teacher(images_NCHW)
-    loss = soft_label_loss(student(images_NCHW), teacher_NK, temperature)
-    adam.zero_grad(set_to_none=True)
-    loss.backward()
-    adam.step()
-    return loss.detach()
+def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)

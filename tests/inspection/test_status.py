@@ -80,6 +80,17 @@ def test_a_finished_run_tells_its_counts(finished: Run, capsys: pytest.CaptureFi
     assert status(finished, capsys)[1] == "score  begun, 12 images safe"
 
 
+def test_sets_of_one_name_are_told_apart(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"selector": "ddps", "ipc": 2, "size": 32}
+    for stage, seed in {"distill/ddps/ipc=2": 0, "distill/ddps/ipc=2~0badc0de": 1, "distill/other/ipc=2": 0}.items():
+        finished.claim(stage, own | {"seed": seed})
+    finished.finish("distill/ddps/ipc=2~0badc0de", {"images": 6, "classes": 3, "scores": "5eed"})
+    lines = {line.split()[0]: line for line in status(finished, capsys)}
+    assert lines["distill/ddps/ipc=2"].endswith(" UTC, not finished; seed=0")
+    assert lines["distill/ddps/ipc=2~0badc0de"].endswith(": 3 classes, 6 images; seed=1")
+    assert lines["distill/other/ipc=2"].endswith(" UTC, not finished")
+
+
 def test_what_is_no_run_directory_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(tmp_path / "absent")]) == 2
     (tmp_path / "thesis.tex").write_text("mine")

@@ -1,6 +1,7 @@
 """Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from ddps_ray import schemas
 from ddps_ray.config import Recipe, Student
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import evaluate, teacher
+from ddps_ray.pipeline import cells, evaluate, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
-from ddps_ray.students.training import Protocol
+from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students.training import Means, Training
 from tests.students import inputs
 
 CPU = torch.device("cpu")
@@ -104,14 +106,9 @@ def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
     guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
     torch.manual_seed(1)
     student = networks.build(cfg.students[0], 2, 16)
-    outcome = training.train_student(
-        student,
-        guide,
-        distilled,
-        Protocol.of(cfg, cfg.students[0], 12, 2),
-        1,
-        lambda: training.accuracy(student, val, CPU),
-    )
+    (cell,) = (cell for cell in cells.of(evaluated) if (cell.set.ipc, cell.seed) == (12, 1))
+    work = Training(student, guide, TrainingSet(distilled.pictures, False), cell.protocol, 1, Means(16))
+    outcome = work.run(lambda network: training.accuracy(network, val, CPU))
     row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
     assert outcome is not None
     one_image = 1.01 / 11  # the number of threads may change a sum in its last bit, and with it one image
@@ -147,17 +144,53 @@ def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytes
 
 def test_table_shows_mean_and_sample_deviation(evaluated: Recipe) -> None:
     lines = accuracy.table(Run(evaluated.run_dir))
-    assert lines[0].split() == ["set", "ipc", "student", "accuracy", "%", "seeds", "images", "teacher", "%"]
+    assert lines[0].split()[:4] == ["set", "ipc", "student", "accuracy"]
     first, second = (row["accuracy_last"] for row in rows(evaluated) if row["set_name"] == "typical")
     mean, deviation = 50 * (first + second), 100 * abs(first - second) / 2**0.5
     line = next(line for line in lines if line.startswith("typical"))
     assert line.split()[:8] == ["typical", "1", "convnet2-w4", f"{mean:.1f}", "±", f"{deviation:.1f}", "2", "10"]
 
 
-def test_other_settings_of_the_same_students_are_refused(evaluated: Recipe) -> None:
-    changed = evaluated.evaluate.model_copy(update={"epochs": 4})
-    with pytest.raises(UserError, match="epochs was 3, is now 4"):
-        evaluate.run(evaluated.model_copy(update={"evaluate": changed}))
+def test_a_later_setting_lies_beside_the_earlier_one(
+    evaluated: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(evaluated.run_dir, tmp_path / "run")
+    before = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "run" / "evaluation").glob("*.parquet")}
+    cfg = evaluated.evaluate.model_copy(update={"epochs": 4, "sets": ("typical",), "protocols": ("rded", "hard")})
+    changed = evaluated.model_copy(update={"run_dir": str(tmp_path / "run"), "evaluate": cfg})
+    evaluate.run(changed)
+    assert "evaluate: 4 students, 0 of them already finished" in capsys.readouterr().out
+    after = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "run" / "evaluation").glob("*.parquet")}
+    assert before.items() <= after.items()
+    later = [row for row in rows(changed) if row["epochs"] == 4]
+    assert (
+        sorted((row["protocol"], row["teacher"]) for row in later)
+        == [("hard", "none")] * 2 + [("rded", "convnet2-w8")] * 2
+    )
+    assert all(row["seconds"] > 0 and row["memory"] > 1e8 and row["set_bytes"] > 1000 for row in later)
+
+
+def test_a_student_that_fails_leaves_the_others_whole(
+    evaluated: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(evaluated.run_dir, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "evaluation")
+    made = evaluated.model_copy(update={"run_dir": str(tmp_path / "run")})
+    file = tmp_path / "run" / "distilled" / "typical" / "ipc=1" / "train" / "gem" / "00000.png"
+    whole = file.read_bytes()
+    file.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2 of 4 students could not be trained; why is in .*/evaluation/failed$"):
+        evaluate.run(made)
+    assert {row["set_name"] for row in rows(made)} == {"chance"}
+    failed = [pq.read_table(path) for path in (tmp_path / "run" / "evaluation" / "failed").iterdir()]
+    assert [schemas.check(table, schemas.FAILURE)["seed"].to_pylist() for table in failed] in ([[0], [1]], [[1], [0]])
+    assert all("gem/00000.png: not an image" in table["reason"][0].as_py() for table in failed)
+    file.write_bytes(whole)
+    capsys.readouterr()
+    evaluate.run(made)
+    assert "4 students, 2 of them already finished" in capsys.readouterr().out
+    assert len(rows(made)) == 4
+    assert not list((tmp_path / "run" / "evaluation" / "failed").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -168,7 +201,6 @@ def test_other_settings_of_the_same_students_are_refused(evaluated: Recipe) -> N
         ({"evaluate": {"ipc": [7]}}, r"no set has an IPC of \[7\]"),
         ({"evaluate": {"students": [{"arch": "nosuchnet"}], "size": 16}}, "no network 'nosuchnet'"),
         ({"evaluate": {"students": [{"arch": "convnet2"}] * 2, "size": 16}}, "convnet2 is there twice"),
-        ({"evaluate": {"size": 32}}, "size was 16, is now 32"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(evaluated: Recipe, changes: dict[str, Any], said: str) -> None:
@@ -183,26 +215,37 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
         evaluate.run(recipe(tmp_path / "run", sets=["typical"]))
 
 
-def test_workers_report_a_damaged_distilled_image(ray_session: None, scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["typical"], seeds=[0])
-    run = prepare(tmp_path, scenes, made)
-    file = Path(run.path("distilled", "typical", "ipc=1", "train", "gem", "00000.png"))
-    file.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"gem/00000\.png: not an image"):
-        evaluate.run(made)
-    assert rows(made) == []
-
-
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
     prepare(tmp_path, scenes, made)
     evaluate.run(made)
     (row,) = rows(made)
-    assert (row["images"], json.loads(row["settings"])["workers"]) == (24, 2)
+    alone = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
+    assert all(cell.is_done(Run(alone.run_dir)) for cell in cells.of(alone)), "it is the same on any number of workers"
+    assert row["images"] == 24
 
 
-def test_student_of_another_width_has_its_own_rows() -> None:
-    narrow, wide = Student(arch="convnet2", width=4), Student(arch="convnet2")
-    here = recipe(Path("run"))
-    files = {evaluate.Group("s", 1, each, ("a",), (0,)).file(here, 0) for each in (narrow, wide)}
-    assert files == {"s_ipc=1_convnet2-w8_convnet2-w4_seed=0.parquet", "s_ipc=1_convnet2-w8_convnet2_seed=0.parquet"}
+def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], whole=True, protocols=["hard"])
+    prepare(tmp_path, scenes, made)
+    evaluate.run(made)
+    found = {row["set_name"]: (row["selector"], row["ipc"], row["images"], row["set_bytes"]) for row in rows(made)}
+    assert found["whole"] == ("whole", 12, 24, None)
+
+
+def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:
+    cfg = evaluated.evaluate
+    changes = [
+        {},
+        {"students": (Student(arch="convnet2", width=5),)},
+        {"students": (Student(arch="convnet2", width=4, lr=0.5),)},
+        {"protocols": ("fkd",)},
+        {"temperature": 3.0},
+        {"size": 32},
+        {"seeds": (7, 8)},
+    ]
+    files = [
+        {cell.file for cell in cells.of(evaluated.model_copy(update={"evaluate": cfg.model_copy(update=change)}))}
+        for change in changes
+    ]
+    assert len(set.union(*files)) == sum(map(len, files)) == 4 * len(changes)

@@ -131,6 +131,21 @@ def test_a_set_that_the_recipe_does_not_name_is_there_too(make_run: MakeRun) -> 
     assert "4 distilled sets" in read(bare)[1].text
 
 
+def test_sets_of_one_name_are_told_apart_by_their_settings(make_run: MakeRun) -> None:
+    recipe = make_run("score", "distill")
+    folder, run = Path(recipe.run_dir), Run(recipe.run_dir)
+    record = run.record()
+    later = record["stages"]["distill/ddps/ipc=2"]
+    for seed, stage in enumerate(["distill/ddps/ipc=1", "distill/ddps/ipc=2", "distill/ddps/ipc=2~0badc0de"]):
+        record["stages"][stage] = later | {"settings": {"selector": "ddps", "seed": seed // 2}}
+    storage.write_json(run.path("run.json"), record)
+    shutil.copytree(folder / "distilled" / "ddps" / "ipc=2", folder / "distilled" / "ddps" / "ipc=2~0badc0de")
+    _, reader = read(recipe)
+    shown = [word for word in reader.words if word.startswith(("ddps (", "random"))]
+    assert {word.partition(":")[0] for word in shown} == {"ddps (seed=0)", "ddps (seed=1)", "random"}
+    assert "5 distilled sets" in reader.text
+
+
 def test_a_cluster_shows_its_own_median(whole: tuple[str, Reader]) -> None:
     text = whole[1].text
     assert re.search(r"Cluster 1 T = 7\.0+ 4 patches", text)
@@ -254,7 +269,7 @@ def test_a_patch_is_cut_from_its_quarter(tmp_path: Path) -> None:
         image.paste(colour, (slot % 2 * 4, slot // 2 * 4, slot % 2 * 4 + 4, slot // 2 * 4 + 4))
     image.save(tmp_path / "m.png")
     rows = [{"file": "m.png", "slot": slot, "class_id": "c"} for slot in range(4)]
-    mosaic = DistilledSet("s", "ddps", 1, str(tmp_path), rows)
+    mosaic = DistilledSet("s", "ddps", 1, str(tmp_path), rows, "s")
     assert mosaic.patch(rows[2]).getcolors() == [(16, (0, 0, 255))]
-    single = DistilledSet("s", "ddps", 1, str(tmp_path), rows[:1])
+    single = DistilledSet("s", "ddps", 1, str(tmp_path), rows[:1], "s")
     assert single.patch(rows[0]).size == (8, 8)

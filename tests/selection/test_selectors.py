@@ -48,7 +48,7 @@ def _plainly(rows: list[dict[str, Any]], ipc: int, top: int) -> list[str]:
 def test_the_whole_selection_agrees_with_a_plain_computation(ipc: int) -> None:
     rows = _three_visuals(48)
     found = candidates(rows)
-    chosen = _names(found, DDPS(found, 3, seed=0).choose(plan(ipc, top_clusters=2, mosaic_up_to=6)))
+    chosen = _names(found, DDPS(found, 3, seed=0).choose(plan(ipc, top_clusters=2, mosaic=ipc <= 6)))
     assert chosen == _plainly(rows, ipc, top=2)
     assert len(set(chosen)) == len(chosen)
 
@@ -77,7 +77,7 @@ def test_random_choice_ignores_typicality_and_stays_inside_the_image() -> None:
     rows = _three_visuals(40)
     found = candidates(rows)
     blind = candidates([row | {"typicality": -row["typicality"], "left": 0} for row in rows])
-    large = plan(30, 10, 10)
+    large = plan(30, 10, mosaic=False)
     chosen = Random(found, 32, seed=7).choose(large)
     assert chosen == Random(blind, 32, seed=7).choose(large)
     assert len({choice.index for choice in chosen}) == 30
@@ -88,11 +88,11 @@ def test_random_choice_ignores_typicality_and_stays_inside_the_image() -> None:
     assert tops <= set(range(64 - 48 + 1))
     assert min(len(lefts), len(tops)) > 5
     assert {choice.box[2:] for choice in chosen} == {(48, 48)}
-    assert chosen[:11] == Random(found, 32, seed=7).choose(plan(11, 10, 10))
+    assert chosen[:11] == Random(found, 32, seed=7).choose(plan(11, 10, mosaic=False))
 
 
 @pytest.mark.parametrize("name", sorted(SELECTORS))
 def test_every_selector_takes_all_where_all_are_asked(name: str) -> None:
     found = candidates([scored(letter, place, 0.0, place) for place, letter in enumerate("abcd")])
-    chosen = SELECTORS[name](found, 32, 0).choose(plan(1, 10, 10))
+    chosen = SELECTORS[name](found, 32, 0).choose(plan(1, 10, mosaic=True))
     assert sorted(_names(found, chosen)) == ["a", "b", "c", "d"]

@@ -34,6 +34,7 @@ def test_rows_are_read_across_groups_and_a_null_has_a_reason(nested: Path) -> No
             parquet.read_row(str(nested), row)
     with pytest.raises(BadImage, match="row 27 is past the end, the file has 27 rows"):
         parquet.read_row(nested.as_uri(), 27)
+    assert [parquet.group(str(nested), row) for row in (0, 9, 10, 25, 26, 27)] == [0, 0, 1, 2, 2, 3]
 
 
 def test_a_flat_column_of_images_is_one_too(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""Tiny networks are fastest, and the same everywhere, on one thread."""
+"""Tiny networks are fastest, and the same everywhere, on one thread; and the store of `tests.stores`."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+from tests.stores.conftest import store as store
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -48,6 +48,72 @@ def test_bad_images_are_left_out_and_reported(broken: pa.Table, limit: int) -> N
     assert "read" in bad["reason"][1].as_py()
 
 
+@pytest.mark.parametrize("limit", [data.MEMORY_LIMIT, 0], ids=["held", "decoded on access"])
+def test_an_image_that_fails_once_costs_no_other_its_label(broken: pa.Table, limit: int) -> None:
+    pictures = Pictures(broken, ["a", "b"], lambda image: image, 64, limit=limit)
+    list(pictures.in_order(5))
+    shutil.copy(broken["uri"][0].as_py(), broken["uri"][3].as_py())
+    wanted = {index: np.asarray(Image.open(broken["uri"][index].as_py())) for index in (0, 2, 3, 4)}
+    for chunk in ([0, 3, 2], [4, 1, 3, 0]):
+        ((images, labels),) = pictures.batches([torch.tensor(chunk)])
+        good = [index for index in chunk if index != 1 and (index != 3 or limit == 0)]
+        assert labels.tolist() == [0 if index == 3 else 1 for index in good]
+        for got, index in zip(images, good, strict=True):
+            assert np.array_equal(got.permute(1, 2, 0), wanted[index])
+    assert sorted(pictures.bad) == [1, 3], "an image that failed in any pass is a row"
+    assert pictures.quarantine("evaluate")["image_id"].to_pylist() == ["1.png", "3.png"]
+
+
+def test_an_image_that_fails_later_is_a_row_too(broken: pa.Table) -> None:
+    pictures = Pictures(broken, ["a", "b"], lambda image: image, 64, limit=0)
+    assert [len(labels) for _, labels in pictures.in_order(5)] == [3]
+    Path(broken["uri"][4].as_py()).unlink()
+    ((images, labels),) = pictures.in_order(5)
+    assert len(images) == len(labels) == 2
+    assert pictures.quarantine("evaluate")["image_id"].to_pylist() == ["1.png", "3.png", "4.png"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_tensors_are_pictures_too(broken: pa.Table, dtype: torch.dtype) -> None:
+    values = torch.arange(5 * 3 * 4 * 4).reshape(5, 3, 4, 4).to(dtype)
+    pictures = Pictures.of(values, torch.tensor([2, 0, 1, 1, 0]), broken)
+    ((images, labels),) = pictures.batches([torch.tensor([4, 0, 2])])
+    assert torch.equal(images, values[[4, 0, 2]])
+    assert images.dtype == dtype
+    assert labels.tolist() == [0, 2, 1]
+    assert (len(pictures), pictures.bad, len(pictures.quarantine("evaluate"))) == (5, {}, 0)
+    assert [len(labels) for _, labels in pictures.on(torch.device("cpu")).in_order(3)] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "labels", "said"),
+    [
+        ((5, 3, 4, 5), torch.uint8, 5, r"shape \(5, 3, 4, 5\)"),
+        ((5, 1, 4, 4), torch.uint8, 5, "N×3×S×S"),
+        ((5, 48), torch.uint8, 5, "N×3×S×S"),
+        ((5, 3, 4, 4), torch.float64, 5, "float64"),
+        ((5, 3, 4, 4), torch.uint8, 4, "5 images, 4 labels and 5 rows"),
+        ((4, 3, 4, 4), torch.uint8, 4, "4 images, 4 labels and 5 rows"),
+    ],
+)
+def test_tensors_of_another_shape_are_refused(
+    broken: pa.Table, shape: tuple[int, ...], dtype: torch.dtype, labels: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        Pictures.of(torch.zeros(shape, dtype=dtype), torch.zeros(labels, dtype=torch.long), broken)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batches_come_from_the_gpu_where_the_images_fit(broken: pa.Table) -> None:
+    pictures = Pictures(broken, ["a", "b"], lambda image: image, 64)
+    ((before, _),) = pictures.in_order(5)
+    ((images, labels),) = pictures.on(torch.device("cuda", 0)).in_order(5)
+    assert images.device.type == "cuda"
+    assert labels.device.type == "cpu"
+    assert torch.equal(images.cpu(), before)
+    assert sorted(pictures.bad) == [1, 3]
+
+
 def test_chunks_come_in_the_order_asked_however_they_are_held(scenes: Path) -> None:
     files = sorted((scenes / "train" / "gem").glob("*.png"))
     rows = pa.table({"image_id": [file.name for file in files], "uri": list(map(str, files)), "class_id": ["x"] * 12})
@@ -59,10 +125,24 @@ def test_chunks_come_in_the_order_asked_however_they_are_held(scenes: Path) -> N
         assert np.array_equal(kept[0].permute(1, 2, 0), first)
 
 
-def test_validation_images_are_resized_and_cut_as_in_rdeds_protocol(tmp_path: Path) -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8)
-    wanted = v2.Compose([v2.Resize(64), v2.CenterCrop(56)])(Image.fromarray(pixels))
-    assert np.array_equal(np.asarray(data.centre(Image.fromarray(pixels), 56 * 8 // 7, 56)), np.asarray(wanted))
+@pytest.mark.parametrize(
+    ("size", "short"), [(224, 256), (160, 176), (128, 144), (96, 104), (64, 72), (32, 32), (28, 32), (16, 16)]
+)
+def test_validation_images_are_resized_and_cut_as_in_rdeds_protocol(size: int, short: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (short + 9, short + 40, 3), dtype=np.uint8)
+    wanted = v2.Compose([v2.Resize(short), v2.CenterCrop(size)])(Image.fromarray(pixels))
+    assert np.array_equal(np.asarray(data.validation_fit(size)(Image.fromarray(pixels))), np.asarray(wanted))
+
+
+def test_a_whole_cifar_image_is_seen(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(data.validation_fit(32)(Image.fromarray(pixels))), pixels)
+
+
+@pytest.mark.parametrize("size", [5, 13, 27, 100])
+def test_validation_images_have_no_black_border(size: int) -> None:
+    white = Image.new("RGB", (300, 200), "white")
+    assert np.asarray(data.validation_fit(size)(white)).min() == 255
 
 
 def test_validation_is_the_classes_of_the_set_with_their_labels(scenes: Path, tmp_path: Path) -> None:

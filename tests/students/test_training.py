@@ -1,17 +1,29 @@
-"""The training loop: its schedule, its loss, and that a student learns from soft labels alone."""
+"""The training loop, beside a plain one; where it goes on; and that a student learns from soft labels alone."""
 
+import io
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import functional as F
 
-from ddps_ray.config import Evaluate, Student
-from ddps_ray.students import networks, training
-from ddps_ray.students.data import Distilled, Pictures
-from ddps_ray.students.training import Protocol, Share
+from ddps_ray.config import Student
+from ddps_ray.diffusion.noise import generator
+from ddps_ray.students import augment, networks, syncing, training
+from ddps_ray.students.data import Pictures
+from ddps_ray.students.optimising import Share, epoch_batches, parameter_groups
+from ddps_ray.students.protocols import Protocol
+from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students.training import Means, Outcome, State, Training
 
 COLOURS = {"blue": (30, 30, 220), "green": (30, 220, 30), "red": (220, 30, 30)}
 
@@ -52,24 +64,53 @@ class Recorder(nn.Module):
         return logits_NK
 
 
-def student() -> nn.Module:
+CPU = torch.device("cpu")
+
+
+def student(width: int = 8, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(3)
-    return networks.build(Student(arch="convnet2", width=8), 3, 8)
+    network = networks.build(Student(arch="convnet2", width=width), 3, 8)
+    return nn.Sequential(network, nn.Dropout(dropout)) if dropout else network
 
 
-def protocol(epochs: int) -> Protocol:
-    return Protocol(epochs, batch=8, lr=5e-3, weight_decay=0.01, temperature=20, cutmix=True, size=8)
+def protocol(epochs: int, **changes: Any) -> Protocol:
+    values: dict[str, Any] = {
+        "name": "rded",
+        "epochs": epochs,
+        "batch": 8,
+        "optimiser": "adamw",
+        "lr": 5e-3,
+        "weight_decay": 0.01,
+        "decay_all": False,
+        "schedule": "half-cosine",
+        "loss": "kl",
+        "temperature": 20.0,
+        "cutmix": True,
+        "crop_scale": (0.5, 1.0),
+        "shuffle": True,
+        "colour": False,
+        "ema": 0.0,
+        "validations": (epochs,),
+    }
+    return Protocol(**values | changes)
 
 
-def test_learning_rate_ends_at_half() -> None:
-    factors = [training.learning_rate_factor(epoch, 4) for epoch in range(4)]
-    assert factors == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 8)), 0.8535534, 0.6913417])
-    assert training.learning_rate_factor(4, 4) == pytest.approx(0.5)
+def trained(
+    colours: Pictures, made: Protocol, seed: int = 0, network: nn.Module | None = None, means: Means | None = None
+) -> Training:
+    teacher = ColourTeacher() if made.teacher else None
+    return Training(network or student(), teacher, TrainingSet(colours, True), made, seed, means or Means(8))
+
+
+def outcome_of(work: Training, validate: training.Validate) -> Outcome:
+    outcome = work.run(validate)
+    assert outcome is not None
+    return outcome
 
 
 def test_only_weights_of_more_than_one_dimension_decay() -> None:
     network = student()
-    decaying, others = training.parameter_groups(network, 0.01)
+    decaying, others = parameter_groups(network, 0.01)
     shapes = dict(network.named_parameters())
     names = {name: any(weight is each for each in decaying["params"]) for name, weight in shapes.items()}  # type: ignore[attr-defined]
     assert {name for name, decays in names.items() if decays} == {
@@ -81,99 +122,194 @@ def test_only_weights_of_more_than_one_dimension_decay() -> None:
     assert len(decaying["params"]) + len(others["params"]) == len(shapes)  # type: ignore[arg-type]
 
 
-def test_loss_by_hand() -> None:
-    # At temperature 20 the teacher says (¾, ¼) and the student (½, ½); the second image has no loss.
-    teacher = torch.tensor([[20 * math.log(3), 0.0], [5.0, 5.0]])
-    divergence = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
-    loss = training.soft_label_loss(torch.zeros(2, 2), teacher, 20)
-    assert loss.item() == pytest.approx(divergence / 2) == pytest.approx(0.0654059, abs=1e-6)
+def plain_losses(images_NCHW: Tensor, seed: int, steps: int) -> list[float]:
+    """RDED's loop from method.md's facts: PyTorch's own parts, one image at a time where it is about pixels."""
+    network, teacher = student(), ColourTeacher()
+    decays = [weight for weight in network.parameters() if weight.ndim > 1]
+    stays = [weight for weight in network.parameters() if weight.ndim == 1]
+    groups = [{"params": decays, "weight_decay": 0.01}, {"params": stays, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW(groups, lr=5e-3, betas=(0.9, 0.999))
+    network.train()
+    losses: list[float] = []
+    for epoch in range(300):
+        for group in adam.param_groups:
+            group["lr"] = 5e-3 * 0.5 * (1 + math.cos(math.pi * epoch / 600))
+        draws = generator(seed, f"epoch={epoch}", "augmentation")
+        for batch in torch.randperm(24, generator=generator(seed, f"epoch={epoch}", "order")).split(8):
+            swap_2N = torch.rand(2, 8, generator=draws) < 0.5
+            boxes = augment.random_boxes(8, 8, (0.5, 1.0), draws)
+            flips = torch.rand(8, generator=draws) < 0.5
+            seen = []
+            for place, index in enumerate(batch.tolist()):
+                image = images_NCHW[index].float() / 255
+                if swap_2N[0, place]:
+                    image = torch.cat([image[:, :, 4:], image[:, :, :4]], 2)
+                if swap_2N[1, place]:
+                    image = torch.cat([image[:, 4:], image[:, :4]], 1)
+                left, top, width, height = boxes[place].tolist()
+                image = F.resized_crop(image, top, left, height, width, [8, 8], antialias=False)
+                image = F.hflip(image) if flips[place] else image
+                seen.append(F.normalize(image, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+            mixed = torch.stack(seen)
+            others = torch.randperm(8, generator=draws)
+            kept = torch.rand((), generator=draws).item()
+            x, y = torch.randint(8, (2,), generator=draws).tolist()
+            cut = int(8 * math.sqrt(1 - kept))
+            x1, x2, y1, y2 = max(x - cut // 2, 0), min(x + cut // 2, 8), max(y - cut // 2, 0), min(y + cut // 2, 8)
+            source = mixed.clone()
+            mixed[:, :, y1:y2, x1:x2] = source[others, :, y1:y2, x1:x2]
+            with torch.no_grad():
+                goal = torch.softmax(teacher(mixed) / 20, 1)
+            loss = nn.KLDivLoss(reduction="batchmean")(torch.log_softmax(network(mixed) / 20, 1), goal)
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            losses.append(loss.item())
+            if len(losses) == steps:
+                return losses
+    return losses
 
 
-@pytest.mark.parametrize(
-    ("classes", "sizes"), [(10, (10, 10, 50, 50, 100)), (100, (20, 20, 100, 100, 200)), (200, (100,) * 5)]
-)
-def test_batch_sizes_are_rdeds(classes: int, sizes: tuple[int, ...]) -> None:
-    assert tuple(training.batch_size(ipc, classes) for ipc in (1, 9, 10, 49, 50)) == sizes
+def some_losses(work: Training, steps: int) -> list[float]:
+    every = (loss.item() for epoch in range(300) for loss in work.losses(epoch))
+    return list(islice(every, steps))
 
 
-def test_protocol_takes_what_the_recipe_says_and_rdeds_for_the_rest() -> None:
-    made = Protocol.of(Evaluate(size=64, epochs=7), Student(arch="efficientnet_b0"), ipc=10, classes=1000)
-    assert made == Protocol(7, 100, 2e-3, 0.01, 20, True, 64)
-    assert Protocol.of(Evaluate(batch=33), Student(arch="resnet18"), 10, 10).batch == 33
+def test_the_first_twenty_losses_are_those_of_a_plain_loop(colours: Pictures) -> None:
+    (images_NCHW, _), *_ = colours.in_order(24)
+    expected = plain_losses(images_NCHW, 5, 20)
+    assert some_losses(trained(colours, protocol(300), 5), 20) == pytest.approx(expected, abs=1e-5)
+    assert max(expected) > 1e-4, "there is something to compare"
 
 
-def test_workers_share_an_epoch_without_overlap() -> None:
-    alone = training.epoch_chunks(23, 8, seed=1, epoch=4)
-    parts = [training.epoch_chunks(23, 8, 1, 4, Share(rank, 2)) for rank in range(2)]
-    assert sorted(torch.cat(alone).tolist()) == list(range(23))
-    for whole, *halves in zip(alone, *parts, strict=True):
-        assert sorted(torch.cat(halves).tolist()) == sorted(whole.tolist())
-    assert not torch.equal(alone[0], training.epoch_chunks(23, 8, 1, 5)[0])
+def test_a_batch_in_parts_adds_up(colours: Pictures) -> None:
+    """Without BatchNorm, whose statistics are those of a part, it is the same training."""
+
+    def bare() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+    whole, parts = (
+        some_losses(trained(colours, protocol(300), 1, bare(), Means(8, parts=count)), 9) for count in (1, 3)
+    )
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def _worker(rank: int, images_NCHW: Tensor, file: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{file}", rank=rank, world_size=2)
+    labels_N = torch.arange(3).repeat_interleave(8)
+    rows = pa.table({"image_id": [str(n) for n in range(24)], "uri": [""] * 24, "class_id": [""] * 24})
+    colours = Pictures.of(images_NCHW, labels_N, rows)
+    network = nn.parallel.DistributedDataParallel(syncing.together(student(), CPU))
+    work = trained(colours, protocol(300), 5, network, Means(8, share=Share(rank, 2)))
+    mine = torch.tensor(some_losses(work, 20))
+    dist.all_reduce(mine)
+    if rank == 0:
+        torch.save(mine / 2, f"{file}.losses")
+    dist.destroy_process_group()
+
+
+def test_two_workers_train_as_one_does(colours: Pictures, tmp_path: Path) -> None:
+    (images_NCHW, _), *_ = colours.in_order(24)
+    torch.multiprocessing.spawn(_worker, (images_NCHW, str(tmp_path / "meet")), nprocs=2)
+    found = torch.load(tmp_path / "meet.losses", weights_only=True).tolist()
+    assert found == pytest.approx(plain_losses(images_NCHW, 5, 20), abs=1e-4)
+
+
+def test_an_epoch_shows_every_image_once() -> None:
+    batches = epoch_batches(23, 8, seed=1, epoch=4)
+    assert sorted(torch.cat(batches).tolist()) == list(range(23))
+    assert not torch.equal(batches[0], epoch_batches(23, 8, 1, 5)[0])
 
 
 def test_last_batch_too_small_for_batch_norm_is_left_out() -> None:
-    assert [len(chunk) for chunk in training.epoch_chunks(17, 8, 0, 0)] == [8, 8]
-    assert [len(chunk) for chunk in training.epoch_chunks(18, 8, 0, 0)] == [8, 8, 2]
-    assert [len(chunk) for chunk in training.epoch_chunks(1, 8, 0, 0)] == [1]
-
-
-def test_validation_is_rare_but_always_at_the_end() -> None:
-    assert training.validated_epochs(3) == {1, 2, 3}
-    assert training.validated_epochs(300) == set(range(15, 301, 15))
-    assert max(training.validated_epochs(307)) == 307
-    assert len(training.validated_epochs(307)) <= 20
+    assert [len(chunk) for chunk in epoch_batches(17, 8, 0, 0)] == [8, 8]
+    assert [len(chunk) for chunk in epoch_batches(18, 8, 0, 0)] == [8, 8, 2]
+    assert [len(chunk) for chunk in epoch_batches(18, 8, 0, 0, world=2)] == [8, 8]
+    assert [len(chunk) for chunk in epoch_batches(1, 8, 0, 0)] == [1]
 
 
 def test_teacher_sees_the_same_mixed_batch_in_eval_mode(colours: Pictures) -> None:
     teacher, pupil = Recorder(networks.build(Student(arch="convnet2", width=4), 3, 8)), Recorder(student())
     before = [value.clone() for value in teacher.state_dict().values()]
-    training.train_student(pupil, teacher, Distilled(colours, mosaic=True), protocol(2), 0, None)
+    Training(pupil, teacher, TrainingSet(colours, True), protocol(2), 0, Means(8)).run(None)
     assert len(teacher.seen) == 6  # 24 images in batches of 8, two epochs
     assert all(torch.equal(*pair) for pair in zip(teacher.seen, pupil.seen, strict=True))
     assert all(torch.equal(*pair) for pair in zip(before, teacher.state_dict().values(), strict=True))
 
 
-def test_student_learns_from_soft_labels_and_repeats_itself(colours: Pictures) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema": 0.9, "loss": "mse"},
+        {"loss": "ce", "optimiser": "sgd", "lr": 0.05, "colour": True, "schedule": "steps"},
+        {"loss": "ce", "cutmix": False, "schedule": "cosine"},
+    ],
+)
+def test_student_learns_and_repeats_itself(colours: Pictures, changes: dict[str, Any]) -> None:
+    made = protocol(25, validations=(20, 25), **changes)
     outcomes, weights = [], []
     for _ in range(2):
-        network = student()
-        untrained = training.accuracy(network, colours, torch.device("cpu"))
-        outcome = training.train_student(
-            network,
-            ColourTeacher(),
-            Distilled(colours, mosaic=False),
-            protocol(25),
-            seed=5,
-            validate=lambda network=network: training.accuracy(network, colours, torch.device("cpu")),  # type: ignore[misc]
-        )
-        outcomes.append(outcome)
-        weights.append([value.clone() for value in network.state_dict().values()])
-    assert outcomes[0] is not None
+        work = trained(colours, made, 5)
+        untrained = training.accuracy(student(), colours, CPU)
+        outcomes.append(outcome_of(work, lambda network: training.accuracy(network, colours, CPU)))
+        weights.append([value.clone() for value in work.tested.state_dict().values()])
+        assert outcomes[-1].accuracy_last == training.accuracy(work.tested, colours, CPU)
     assert untrained < 0.7 < 0.95 < outcomes[0].accuracy_last
-    assert outcomes[0].accuracy_last == training.accuracy(network, colours, torch.device("cpu"))
     assert outcomes[0].accuracy_best >= outcomes[0].accuracy_last
-    assert outcomes[0].best_epoch in training.validated_epochs(25)
-    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].best_epoch in (20, 25)
+    assert replace(outcomes[0], seconds=0) == replace(outcomes[1], seconds=0)
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+
+
+def test_a_running_mean_is_what_is_tested(colours: Pictures) -> None:
+    made = protocol(1, batch=24, ema=0.75)
+    network = student()
+    before = network.head.weight.detach().clone()  # type: ignore[union-attr,operator]
+    work = trained(colours, made, network=network)
+    work.run(None)
+    after = network.head.weight  # type: ignore[union-attr]
+    mean = work.tested.head.weight  # type: ignore[union-attr]
+    assert torch.allclose(mean, after) or torch.allclose(mean, 0.75 * before + 0.25 * after)  # type: ignore[arg-type,operator]
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"loss": "ce", "optimiser": "sgd"}])
+def test_a_training_that_was_cut_ends_as_an_unbroken_one(colours: Pictures, changes: dict[str, Any]) -> None:
+    made = protocol(7, validations=(2, 5, 7), **changes)
+    states: dict[int, State] = {}
+
+    def keep(state: Callable[[], State], done: int, loss: float) -> None:
+        stream = io.BytesIO()
+        torch.save(state(), stream)
+        states[done] = torch.load(io.BytesIO(stream.getvalue()), weights_only=True)
+
+    def validate(network: nn.Module) -> float:
+        return training.accuracy(network, colours, CPU)
+
+    whole = trained(colours, made, 2, student(dropout=0.2)).run(validate, keep)
+    assert whole is not None
+    for done in (1, 4, 6):
+        torch.manual_seed(99)
+        work = trained(colours, made, 2, student(dropout=0.2))
+        work.restore(states[done])
+        again = outcome_of(work, validate)
+        assert replace(again, seconds=0) == replace(whole, seconds=0)
+        assert all(
+            torch.equal(ours, other)
+            for ours, other in zip(work.state()["student"].values(), states[7]["student"].values(), strict=True)
+        )
 
 
 def test_best_epoch_is_the_first_of_the_highest(colours: Pictures) -> None:
     measured = iter([0.2, 0.6, 0.6, 0.4])
-    outcome = training.train_student(
-        student(), ColourTeacher(), Distilled(colours, False), protocol(4), 0, lambda: next(measured)
-    )
-    assert outcome is not None
+    outcome = outcome_of(trained(colours, protocol(4, validations=(1, 2, 3, 4))), lambda _: next(measured))
     assert (outcome.accuracy_last, outcome.accuracy_best, outcome.best_epoch) == (0.4, 0.6, 2)
 
 
 def test_another_seed_gives_another_training(colours: Pictures) -> None:
-    losses = []
-    for seed in (0, 1):
-        outcome = training.train_student(
-            student(), ColourTeacher(), Distilled(colours, False), protocol(1), seed, lambda: 0.0
-        )
-        assert outcome is not None
-        losses.append(outcome.loss)
+    losses = [outcome_of(trained(colours, protocol(1), seed), lambda _: 0.0).loss for seed in (0, 1)]
     assert losses[0] != losses[1]
 
 
@@ -182,6 +318,5 @@ def test_accuracy_by_hand(colours: Pictures) -> None:
         def forward(self, images_NCHW: Tensor) -> Tensor:
             return torch.tensor([0.0, 1.0, 0.0]).expand(len(images_NCHW), 3)
 
-    cpu = torch.device("cpu")
-    assert training.accuracy(AlwaysGreen(), colours, cpu) == pytest.approx(1 / 3)
-    assert training.accuracy(ColourTeacher(), colours, cpu) == 1.0
+    assert training.accuracy(AlwaysGreen(), colours, CPU) == pytest.approx(1 / 3)
+    assert training.accuracy(ColourTeacher(), colours, CPU) == 1.0

@@ -1,0 +1,126 @@
+"""What the training of a student costs: operations, and bytes that go through the GPU's memory."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddps_ray.config import Network
+from ddps_ray.gpus import Card
+from ddps_ray.students import memory, networks
+from ddps_ray.students.protocols import Protocol
+
+BACKWARD = 2
+"""Forward passes that a backward pass costs."""
+
+STEP_TRAFFIC, FORWARD_TRAFFIC = 10.0, 3.5
+"""How often what a network saves for its backward pass goes through the memory in a step, and in a forward pass alone.
+
+For convolution, BatchNorm and ReLU, two tensors of which are saved: seven are read or written on the way forward, and
+about twelve on the way back.
+"""
+
+BANDWIDTH_SHARE = 0.7
+"""Share of a memory's published bandwidth that is reached."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some work takes.
+
+    Attributes:
+        flops: Operations; a multiplication and an addition are two.
+        traffic: Bytes read from the GPU's memory and written to it.
+    """
+
+    flops: float
+    traffic: float
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.flops + other.flops, self.traffic + other.traffic)
+
+    def __mul__(self, times: float) -> "Cost":
+        return Cost(self.flops * times, self.traffic * times)
+
+    def hours(self, card: Card, dtype: str, utilisation: float) -> float:
+        """GPU-hours: of the operations or of the memory, whichever takes longer.
+
+        Args:
+            card: The GPU.
+            dtype: `float32` or `bfloat16`.
+            utilisation: Share of its peak operations that is reached.
+        """
+        computing = self.flops / (card.peak(dtype) * utilisation)
+        moving = self.traffic / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
+        return max(computing, moving) / 3600
+
+
+NOTHING = Cost(0, 0)
+
+
+@lru_cache(maxsize=256)
+def forward_flops(network: Network, classes: int, size: int) -> int:
+    """Operations of a forward pass with one image; nothing is computed.
+
+    Raises:
+        UserError: The network cannot be built so.
+    """
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        networks.build(network, classes, size).eval()(torch.empty(1, 3, size, size))
+    return int(counter.get_total_flops())
+
+
+def forward(network: Network, classes: int, size: int, dtype: str) -> Cost:
+    """A forward pass without gradients with one image; errors as of `forward_flops`."""
+    return Cost(forward_flops(network, classes, size), FORWARD_TRAFFIC * _saved(network, classes, size, dtype))
+
+
+def step(network: Network, teacher: Network | None, classes: int, size: int, dtype: str) -> Cost:
+    """One image's part of a step: the teacher forward, the student forward and back; errors as of `forward_flops`."""
+    flops = (1 + BACKWARD) * forward_flops(network, classes, size)
+    student = Cost(flops, STEP_TRAFFIC * _saved(network, classes, size, dtype))
+    return student + (forward(teacher, classes, size, dtype) if teacher else NOTHING)
+
+
+def steps(protocol: Protocol, images: int) -> int:
+    """Steps of a training on so many images."""
+    return protocol.epochs * math.ceil(images / protocol.batch)
+
+
+def training(
+    network: Network,
+    teacher: Network | None,
+    protocol: Protocol,
+    images: int,
+    tested: int,
+    classes: int,
+    size: int,
+    dtype: str,
+) -> Cost:
+    """One student's training and its validations.
+
+    Args:
+        network: The student.
+        teacher: The teacher; None if the protocol has none.
+        protocol: Its epochs and validations.
+        images: Images of the set.
+        tested: Images on which it is validated.
+        classes: Outputs.
+        size: Side in pixels of what both see.
+        dtype: `float32` or `bfloat16`.
+
+    Raises:
+        UserError: A network cannot be built so.
+    """
+    trained = step(network, teacher, classes, size, dtype) * (protocol.epochs * images)
+    return trained + forward(network, classes, size, dtype) * (tested * len(protocol.validations))
+
+
+def _saved(network: Network, classes: int, size: int, dtype: str) -> float:
+    """Bytes that an image adds to what is saved, apart from copies of the weights."""
+    few, many = (memory.saved_bytes(network, classes, size, batch, dtype) for batch in (_BATCH, 2 * _BATCH))
+    return (many - few) / _BATCH

@@ -1,0 +1,151 @@
+"""`ddps plan` says what an evaluation takes before it starts, and refuses what fits nowhere."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from ddps_ray import cli, manifest, schemas
+from ddps_ray.config import Recipe, load
+from ddps_ray.errors import UserError
+from ddps_ray.planning_evaluation import lines, makespan
+from ddps_ray.storage import Run
+
+IMAGENET = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "imagenet1k.yaml"
+
+
+def _rows(split: str, classes: int, per_class: int, uri: str) -> pa.Table:
+    labels = np.repeat(np.arange(classes), per_class)
+    names = [f"n{label:08d}" for label in labels]
+    columns = {"image_id": [f"{split}/{at}" for at in range(len(names))], "uri": [uri] * len(names)}
+    columns |= {"class_id": names, "class_text": names, "label": labels.tolist(), "split": [split] * len(names)}
+    return schemas.table(columns, schemas.MANIFEST)
+
+
+def _index(folder: Path, classes: int, train: int, val: int) -> Run:
+    """A run whose data set is indexed; all its images are the same file."""
+    image = folder / "image.png"
+    Image.new("RGB", (64, 64)).save(image)
+    run = Run(str(folder / "run"))
+    run.claim("index", {})
+    manifest.write(run, "train", _rows("train", classes, train, str(image)))
+    manifest.write(run, "val", _rows("val", classes, val, str(image)))
+    run.finish("index", {"splits": {"train": classes * train, "val": classes * val}, "layout": "imagenet"})
+    return run
+
+
+def _recipe(run: Run, *settings: str) -> Recipe:
+    return load(IMAGENET, [f"run_dir={run.uri}", f"data.root={run.uri}", "evaluate.ipc=[50]", *settings])
+
+
+def _said(recipe: Recipe, run: Run, gpus: int = 8) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The lines by their names; and those of the table by their first column, as columns."""
+    said = list(lines(recipe, run, gpus, 0.35))
+    return {name: text for name, text in said if name}, _table([text for name, text in said if not name])
+
+
+def _table(rows: Sequence[str]) -> dict[str, list[str]]:
+    cut = [[part for part in row.split("  ") if part] for row in rows]
+    return {row[0].strip(): [part.strip() for part in row[1:]] for row in cut}
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """1,000 classes with one training image and 50 validation images each."""
+    return _index(tmp_path_factory.mktemp("imagenet"), classes=1000, train=1, val=50)
+
+
+def test_the_shipped_recipe_at_ipc_50(imagenet: Run, tmp_path: Path) -> None:
+    said, table = _said(_recipe(imagenet), imagenet)
+    # Two sets, five seeds, two students; 300 epochs of 50,000 / 200 steps.
+    assert said["evaluation"] == (
+        "20 students to train and test; protocol rded; teacher resnet18; images 50,000; batch 200; steps 75,000; "
+        "cells 10"
+    )
+    assert table["student"] == ["memory", "L4 (22 GiB)", "A100 (39.4 GiB)", "A100 (79.1 GiB)", "H100 (79.1 GiB)"]
+    for student in ("resnet18", "resnet101"):
+        assert [cell.split(", ")[1] for cell in table[student][1:]] == ["fits"] * 4
+    hours = {
+        student: [float(cell.split(" h")[0]) for cell in table[student][1:]] for student in table if student[0] == "r"
+    }
+    assert all(large > small for large, small in zip(hours["resnet101"], hours["resnet18"], strict=True))
+    for at, together in enumerate(table["all, on 8 GPUs"]):
+        # Ten long ones on eight GPUs: two each on two of them, ten short ones on the other six, two each on four.
+        longest = hours["resnet101"][at]
+        assert float(together.removesuffix(" h")) == pytest.approx(2 * longest, abs=0.11)
+    # 3 × 224² bytes of each of 50,000 validation images, and of two sets of 50,000.
+    assert said["held"] == "7.53 GB of validation and 15.1 GB of sets, decoded, on the disk of each node"
+    size = (Path(imagenet.uri).parent / "image.png").stat().st_size
+    assert said["read"].startswith(f"{size * 50_000 / 1e6:.3g} MB in 50,000 validation images, by the mean of 64; ")
+    assert said["read"].endswith("then 100,000 images of 2 sets; once a node")
+
+
+def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
+    _, table = _said(_recipe(imagenet, "evaluate.precision=float32", "evaluate.students=[{arch: resnet101}]"), imagenet)
+    assert [cell.split(", ")[1] for cell in table["resnet101"][1:]] == ["in 2 parts", "fits", "fits", "fits"]
+
+
+def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None:
+    settings = [
+        "evaluate.protocols=[rded, hard]",
+        "teachers={a: {model: {arch: resnet18}}, b: {model: {arch: resnet50}}}",
+        "evaluate.students=[{arch: resnet18}]",
+        "evaluate.seeds=[0, 1, 1]",
+        "evaluate.sets=[ddps]",
+    ]
+    said = list(lines(_recipe(imagenet, *settings), imagenet, 8, 0.35))
+    assert said[0][1].startswith("6 students to train and test; images 50,000; cells 2")
+    rows = [row.split()[:4] for name, row in said[2:6] if not name]
+    assert rows[:3] == [
+        ["resnet18", "rded", "resnet18", "200"],
+        ["resnet18", "rded", "resnet50", "200"],
+        ["resnet18", "hard", "none", "128"],
+    ]
+
+
+def test_foreign_sets_and_the_whole_split(imagenet: Run) -> None:
+    settings = ["evaluate.foreign={d4m: {path: /nowhere}}", "evaluate.whole=true", "evaluate.sets=[ddps, d4m]"]
+    said, _ = _said(_recipe(imagenet, *settings, "evaluate.students=[{arch: resnet18}]"), imagenet)
+    assert said["not in it"] == "foreign sets, whose images are counted when they are read: d4m"
+    assert said["read"].endswith("then 51,000 images of 2 sets; once a node")
+
+
+def test_nothing_is_said_where_nothing_is_tested(imagenet: Run) -> None:
+    assert not list(lines(_recipe(imagenet, "data.val=null"), imagenet, 8, 0.35))
+
+
+def test_fewer_gpus_than_a_student_takes(imagenet: Run) -> None:
+    with pytest.raises(UserError, match=r"^--gpus 2: evaluate\.workers lets each student have 4: "):
+        list(lines(_recipe(imagenet, "evaluate.workers=4"), imagenet, 2, 0.35))
+
+
+def test_the_longest_go_first() -> None:
+    assert makespan([1, 1, 1, 3], 2) == 3
+    assert makespan([2, 2, 2], 2) == 4
+    assert makespan([], 2) == 0
+
+
+def test_a_student_that_fits_nowhere_is_refused_on_the_command_line(
+    tmp_path: Path, tiny_sd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = _index(tmp_path, classes=2, train=4, val=1)
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"run_dir: {run.uri}\ndata: {{root: {tmp_path}}}\nmodel: {{path: {tiny_sd}}}\n"
+        "score: {size: 64, patch: 32, pairs: 3, judge: skip}\ndistill: {sets: {a: {ipc: [1]}}}\n"
+        "teacher: {weights: trained, model: {arch: convnet3}}\n"
+        "evaluate: {size: 64, students: [{arch: convnet3}, {arch: convnet4, width: 32768}]}\n"
+    )
+    assert cli.main(["plan", "--config", str(file), "--gpus", "3"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("ddps: evaluate.students: convnet4-w32768 at 64 px needs ")
+    assert "GiB for 2 images at a time, and the GPU has 79.1: choose" in told.err
+    table = _table([line[13:] for line in told.out.splitlines() if line.startswith(" " * 13)])
+    assert table["convnet4-w32768"][1:] == ["does not fit"] * 4
+    assert table["all, on 3 GPUs"] == ["not all fit"] * 4
+    assert cli.main(["plan", "--config", str(file), "--set", "evaluate.students=[{arch: convnet3}]"]) == 0
+    assert cli.main(["plan", "--config", str(file), "--gpus", "0"]) == 2
+    assert capsys.readouterr().err == "ddps: --gpus 0: give a number of at least 1\n"
