@@ -24,7 +24,7 @@ def indexed(folder: Path, scenes: Path) -> Run:
             "split": [split] * len(files),
         }
         manifest.write(run, split, schemas.table(columns, schemas.MANIFEST))
-    run.finish("index", {"splits": {"train": 120, "val": 60}})
+    run.finish("index", {"splits": {"train": 120, "val": 60}, "layout": "imagefolder"})
     return run
 
 
