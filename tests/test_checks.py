@@ -6,12 +6,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from ddps_ray import checks, config, manifest
-from ddps_ray.config import Recipe
+from ddps_ray.config import Network, Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.sources import imagefolder
 from ddps_ray.storage import Run
+from ddps_ray.students import networks
 
 Make = Callable[..., Recipe]
 
@@ -55,6 +57,16 @@ def test_a_recipe_without_mistakes_passes(make: Make) -> None:
         ({"evaluate": {"ipc": [4]}}, "evaluate.ipc: nothing to do: no set has an IPC of [4]"),
         ({"teacher": {"model": {"arch": "resnet9000"}}}, "there is no network 'resnet9000'"),
         ({"teacher": {"weights": "timm", "model": {"arch": "resnet18"}}}, "do not know class"),
+        (
+            {
+                "teachers": {
+                    "a": {"weights": "trained", "model": {"arch": "convnet3"}},
+                    "b": {"weights": "/no/such.pth"},
+                }
+            },
+            "teachers.b.weights: there is no file /no/such.pth",
+        ),
+        ({"teacher": {"scope": "set", "model": {"arch": "resnet9000"}}}, "there is no network 'resnet9000'"),
         ({"distill": {"sets": {"a": {"ipc": [1, 13]}}}}, "distill.sets.a.ipc: class 'ball': 13 images of each class"),
         ({"distill": {"sets": {"a": {"ipc": [4]}}}}, "4 mosaics of four patches need 16 images of each class"),
         ({"distill": {"sets": {"a": {"classes": ["fisch"]}}}}, "distill.sets.a.classes: there is no class 'fisch'"),
@@ -68,6 +80,26 @@ def test_a_mistake_of_a_later_stage_is_found(make: Make, sections: dict[str, Any
     with pytest.raises(UserError) as caught:
         checks.check(make(**sections))
     assert said in str(caught.value)
+
+
+def test_hard_labels_need_no_teacher(make: Make) -> None:
+    published = {"weights": "published", "model": {"arch": "resnet18"}}
+    assert checks.check(make(teacher=published, evaluate={"protocols": ["hard"]})) == []
+
+
+def test_a_file_of_weights_is_tried_before_the_scoring(make: Make, tmp_path: Path, scenes: Path) -> None:
+    order = sorted(folder.name for folder in (scenes / "train").iterdir())
+    (tmp_path / "order.txt").write_text("\n".join(order))
+    weights = str(tmp_path / "weights.pth")
+    about = {"weights": weights, "class_order": str(tmp_path / "order.txt"), "model": {"arch": "convnet3", "width": 8}}
+    network = networks.build(Network(arch="convnet3", width=8), 10, 64)
+    torch.save(network.state_dict(), weights)
+    recipe = make(teacher={}, teachers={"mine": about})
+    assert checks.check(recipe) == []
+    torch.save({"head.weight": network.state_dict()["head.weight"]}, weights)
+    with pytest.raises(UserError, match=rf"^teachers\.mine\.weights: {weights}: has no 'features\.0\.weight'"):
+        checks.check(recipe)
+    assert checks.check(recipe, fetch=False) == []
 
 
 def test_weights_that_cannot_be_fetched_are_found(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

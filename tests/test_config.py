@@ -87,7 +87,7 @@ def test_an_override_wins_and_may_be_a_list_or_open_a_section(recipe_file: Path)
         ("data.layout=imagenets", "; did you mean 'imagenet'? (got imagenets)"),
         ("data.root=s3:/b/x", "data.root: s3:/b/x: write s3://"),
         ("distill.size=111", "distill: size must be even"),
-        ("distill.sets={a/b: {}}", "distill: set name 'a/b'"),
+        ("distill.sets={a/b: {}}", "distill: name 'a/b'"),
         ("distill.sets={a: {selector: rdet}}", "distill.sets.a.selector: must be "),
         ("distill.sets={a: {classes: []}}", "distill.sets.a.classes: must have at least 1"),
         ("distill.sets={a: {classes: [00013]}}", "distill.sets.a.classes.0: YAML reads 00013 as the number 11"),
@@ -96,7 +96,10 @@ def test_an_override_wins_and_may_be_a_list_or_open_a_section(recipe_file: Path)
         ("distill.sets={a: {ipc: 10}}", "distill.sets.a.ipc: must be a list, such as [10] (got 10)"),
         ("evaluate.students=[resnet18]", "evaluate.students.0: must be a section of keys (got resnet18)"),
         ("evaluate.seeds=[]", "evaluate.seeds: "),
-        ("evaluate.sets=[rnd]", "recipe: evaluate.sets names 'rnd', which is not in distill.sets"),
+        (
+            "evaluate.sets=[rnd]",
+            "recipe: evaluate.sets names 'rnd', which is neither in distill.sets nor in evaluate.foreign",
+        ),
         ("model=quickstart", "--set model: must be a section of keys (got quickstart)"),
         ("model={}", "--set model: model.path: is required"),
         ("score.pairs", "--set score.pairs: write section.key=value"),
@@ -121,6 +124,20 @@ def test_a_mistake_is_one_line_that_names_the_key(recipe_file: Path, override: s
         ("distill: {sets: {a: {classes: [n1, 7]}}}", "line 6: distill.sets.a.classes.1: must be text"),
         ("report: {title: }", "line 6: report.title: is empty: write '' for empty text"),
         ("teacher: {model: {}}", "line 6: teacher.model.arch: is required"),
+        (
+            "teacher: {model: {arch: resnet18, lr: 0.1}}",
+            "line 6: teacher.model.lr: no such key; did you mean teacher.lr?",
+        ),
+        (
+            "teacher: {class_order: imagenet-1k}",
+            "line 6: teacher: class_order is for a file of weights; published and trained ones know theirs",
+        ),
+        (
+            "teachers: {a: {weights: trained, mean: [0, 0, 0]}}",
+            "line 6: teachers.a: mean is for a file of weights; published and trained ones know theirs",
+        ),
+        ("teacher: {scope: set}", "line 6: teacher: scope `set` is for a teacher that is trained; others know"),
+        ("teacher: {accuracy: 69.8}", "line 6: teacher.accuracy: must be less than or equal to 1 (got 69.8)"),
     ],
 )
 def test_a_mistake_in_the_file_has_its_line(recipe_file: Path, line: str, said: str) -> None:

@@ -152,12 +152,10 @@ def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list
 
 
 def _class_sets(recipe: Recipe, everything: list[str]) -> list[list[str]]:
-    """The classes of each of our own sets on which students are trained, once each."""
+    """The classes of each of our own sets on which students are trained, once each; the whole split has theirs."""
     own = recipe.distill.sets
     evaluated = [own[name] for name in recipe.evaluate.sets or own if name in own]
     found = [sorted(set(each.classes or everything)) for each in evaluated]
-    if recipe.evaluate.whole:
-        found.append(everything)
     return [list(classes) for classes in dict.fromkeys(map(tuple, found))]
 
 

@@ -70,8 +70,8 @@ def find(arch: str) -> Published:
         known = _torchvision_tags(base)
         hint = f"; torchvision's are {', '.join(f'{base}.{each}' for each in known)}" if known else ""
         raise UserError(
-            f"teacher.model.arch: there are no weights of {arch!r}, neither timm's nor torchvision's{hint}: name others, "
-            "or train it (teacher.weights: trained)"
+            f"teacher.model.arch: there are no weights of {arch!r}, neither timm's nor torchvision's{hint}: "
+            "name others, or train it (teacher.weights: trained)"
         )
     return found
 

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from ddps_ray import storage
 from ddps_ray.config import Evaluate, Network, Teacher
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.students import networks, published, weight_files
+from ddps_ray.students import networks, protocols, published, weight_files
 from ddps_ray.students.augment import MEAN, STD
-from ddps_ray.students.protocols import Facts, resolve
 from ddps_ray.students.published import Colour
 from ddps_ray.verdict import wilson
 
@@ -217,8 +216,7 @@ def name(called: str, cfg: Teacher) -> str:
 
 def needed(settings: Evaluate) -> bool:
     """Says whether students learn from a teacher in any of the protocols."""
-    anything = Facts(ipc=1, classes=2, images=2, mosaic=False, size=settings.size, layout="", teacher=None)
-    return any(resolve(each, settings, anything, settings.students[0]).teacher for each in settings.protocols)
+    return any(protocols.needs_teacher(preset) for preset in settings.protocols)
 
 
 @contextlib.contextmanager

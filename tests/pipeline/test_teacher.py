@@ -136,7 +136,7 @@ def test_crash_in_the_middle_changes_nothing(trained: Recipe, scenes: Path, tmp_
     crashed = recipe(tmp_path / "run")
     run = inputs.indexed(tmp_path / "run", scenes)
     marker = tmp_path / "died"
-    arguments = {"name": "", "class_ids": data.class_ids(run, "train"), "stage": "teacher"}
+    arguments: dict[str, Any] = {"name": "", "class_ids": data.class_ids(run, "train"), "stage": "teacher"}
     arguments |= {"recipe": crashed, "marker": str(marker)}
     trainers.fit(die_once, arguments, run, "teacher", workers=1, recipe=crashed)
     assert marker.read_text() == "2"  # epochs 3 and 4; the first two came from the checkpoint

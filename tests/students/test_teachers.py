@@ -233,6 +233,23 @@ def test_learning_rate_falls_to_zero() -> None:
     assert [teacher_training.cosine(progress) for progress in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
 
 
+def test_a_training_tells_how_many_images_are_done(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    classes = data.class_ids(run, "train")[:4]
+    pictures = data.load_training(run, "train", classes, 16)
+    told: list[tuple[int, int]] = []
+    cfg = TRAINED.model_copy(update={"epochs": 2, "batch": 20})
+    network = networks.build(cfg.model, 4, 16)
+    tell = lambda epochs, images: told.append((epochs, images))  # noqa: E731
+    teacher_training.train(network, pictures, cfg, 16, lambda state, loss: None, tell=tell)
+    assert told == [(0, 20), (0, 40), (0, 48), (1, 20), (1, 40), (1, 48)]
+
+
+def test_states_are_saved_about_twenty_times() -> None:
+    assert teacher_training.saved_epochs(3) == {1, 2, 3}
+    assert sorted(teacher_training.saved_epochs(300)) == list(range(15, 301, 15))
+
+
 def test_training_that_goes_on_ends_where_an_unbroken_one_does(scenes: Path, tmp_path: Path) -> None:
     run: Run = inputs.indexed(tmp_path / "run", scenes)
     classes = data.class_ids(run, "train")
