@@ -22,7 +22,9 @@ Line = tuple[str, str]
 """What a line is about, and what it says."""
 
 _SAMPLE = 64
-_HEAD = ("student", "protocol", "teacher", "images", "batch", "steps", "cells", "memory")
+_SETTINGS = ("protocol", "teacher", "images", "batch", "steps")
+"""Columns that are said above the table if all its rows have the same."""
+_HEAD = ("student", *_SETTINGS, "cells", "memory")
 _CARD_HEADS = tuple(f"{card.name} ({card.gib:g} GiB)" for card in CARDS)
 
 
@@ -205,7 +207,7 @@ def _speed(utilisation: float) -> str:
 def _table(estimates: Sequence[Estimate], gpus: int, slots: int) -> Iterator[Line]:
     cells = sum(one.cells for one in estimates)
     rows = [_row(one) for one in estimates]
-    shared = [name for name in _HEAD[1:] if len({row[name] for row in rows}) == 1]
+    shared = [name for name in _SETTINGS if len({row[name] for row in rows}) == 1]
     yield (
         "evaluation",
         "; ".join([f"{cells:,} students to train and test", *(f"{key} {rows[0][key]}" for key in shared)]),

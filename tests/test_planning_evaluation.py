@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,10 @@ IMAGENET = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "imagenet1
 def _rows(split: str, classes: int, per_class: int, uri: str) -> pa.Table:
     labels = np.repeat(np.arange(classes), per_class)
     names = [f"n{label:08d}" for label in labels]
-    columns = {"image_id": [f"{split}/{at}" for at in range(len(names))], "uri": [uri] * len(names)}
+    columns: dict[str, list[Any]] = {
+        "image_id": [f"{split}/{at}" for at in range(len(names))],
+        "uri": [uri] * len(names),
+    }
     columns |= {"class_id": names, "class_text": names, "label": labels.tolist(), "split": [split] * len(names)}
     return schemas.table(columns, schemas.MANIFEST)
 
@@ -58,22 +62,29 @@ def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _index(tmp_path_factory.mktemp("imagenet"), classes=1000, train=1, val=50)
 
 
-def test_the_shipped_recipe_at_ipc_50(imagenet: Run, tmp_path: Path) -> None:
+def test_the_shipped_recipe_at_ipc_50(imagenet: Run) -> None:
     said, table = _said(_recipe(imagenet), imagenet)
     # Two sets, five seeds, two students; 300 epochs of 50,000 / 200 steps.
     assert said["evaluation"] == (
-        "20 students to train and test; protocol rded; teacher resnet18; images 50,000; batch 200; steps 75,000; "
-        "cells 10"
+        "20 students to train and test; protocol rded; teacher resnet18; images 50,000; batch 200; steps 75,000"
     )
-    assert table["student"] == ["memory", "L4 (22 GiB)", "A100 (39.4 GiB)", "A100 (79.1 GiB)", "H100 (79.1 GiB)"]
+    assert table["student"] == [
+        "cells",
+        "memory",
+        "L4 (22 GiB)",
+        "A100 (39.4 GiB)",
+        "A100 (79.1 GiB)",
+        "H100 (79.1 GiB)",
+    ]
     for student in ("resnet18", "resnet101"):
-        assert [cell.split(", ")[1] for cell in table[student][1:]] == ["fits"] * 4
+        assert table[student][0] == "10"
+        assert [cell.split(", ")[1] for cell in table[student][2:]] == ["fits"] * 4
     hours = {
-        student: [float(cell.split(" h")[0]) for cell in table[student][1:]] for student in table if student[0] == "r"
+        student: [float(cell.split(" h")[0]) for cell in table[student][2:]] for student in table if student[0] == "r"
     }
     assert all(large > small for large, small in zip(hours["resnet101"], hours["resnet18"], strict=True))
     for at, together in enumerate(table["all, on 8 GPUs"]):
-        # Ten long ones on eight GPUs: two each on two of them, ten short ones on the other six, two each on four.
+        # Ten long ones on eight GPUs: two of them have two, and meanwhile the other six train the ten short ones.
         longest = hours["resnet101"][at]
         assert float(together.removesuffix(" h")) == pytest.approx(2 * longest, abs=0.11)
     # 3 × 224² bytes of each of 50,000 validation images, and of two sets of 50,000.
@@ -85,7 +96,7 @@ def test_the_shipped_recipe_at_ipc_50(imagenet: Run, tmp_path: Path) -> None:
 
 def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
     _, table = _said(_recipe(imagenet, "evaluate.precision=float32", "evaluate.students=[{arch: resnet101}]"), imagenet)
-    assert [cell.split(", ")[1] for cell in table["resnet101"][1:]] == ["in 2 parts", "fits", "fits", "fits"]
+    assert [cell.split(", ")[1] for cell in table["resnet101"][2:]] == ["in 2 parts", "fits", "fits", "fits"]
 
 
 def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None:
@@ -97,7 +108,7 @@ def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None
         "evaluate.sets=[ddps]",
     ]
     said = list(lines(_recipe(imagenet, *settings), imagenet, 8, 0.35))
-    assert said[0][1].startswith("6 students to train and test; images 50,000; cells 2")
+    assert said[0][1].startswith("6 students to train and test; images 50,000")
     rows = [row.split()[:4] for name, row in said[2:6] if not name]
     assert rows[:3] == [
         ["resnet18", "rded", "resnet18", "200"],
@@ -144,7 +155,7 @@ def test_a_student_that_fits_nowhere_is_refused_on_the_command_line(
     assert told.err.startswith("ddps: evaluate.students: convnet4-w32768 at 64 px needs ")
     assert "GiB for 2 images at a time, and the GPU has 79.1: choose" in told.err
     table = _table([line[13:] for line in told.out.splitlines() if line.startswith(" " * 13)])
-    assert table["convnet4-w32768"][1:] == ["does not fit"] * 4
+    assert table["convnet4-w32768"][2:] == ["does not fit"] * 4
     assert table["all, on 3 GPUs"] == ["not all fit"] * 4
     assert cli.main(["plan", "--config", str(file), "--set", "evaluate.students=[{arch: convnet3}]"]) == 0
     assert cli.main(["plan", "--config", str(file), "--gpus", "0"]) == 2
