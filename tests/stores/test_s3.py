@@ -50,7 +50,13 @@ def _values(run_dir: str, root: str, model: Path, **changes: Any) -> dict[str, A
         "data": {"root": root, "val": None},
         "model": {"path": str(model)},
         "score": {"size": 64, "patch": 32, "pairs": 2, "judge": "skip", "batch": 4, "rows_per_shard": 4} | changes,
-        "distill": {"size": 32, "clusters": 3, "top_clusters": 2, "sets": {"ddps": {"ipc": [1, 3]}}},
+        "distill": {
+            "size": 32,
+            "clusters": 3,
+            "top_clusters": 2,
+            "mosaic_up_to": 1,
+            "sets": {"ddps": {"ipc": [1, 3]}},
+        },
     }
 
 
