@@ -52,7 +52,8 @@ def test_rdeds_learning_rates(arch: str, rate: float) -> None:
 
 def test_rdeds_validations_are_six_of_three_hundred() -> None:
     assert protocols.last_fifth(300) == (250, 260, 270, 280, 290, 300)
-    assert protocols.last_fifth(7) == (7,)
+    assert [protocols.last_fifth(epochs) for epochs in (1, 7, 50)] == [(1,), (7,), (50,)]
+    assert protocols.last_fifth(55) == (50, 55)
     assert made("rded", facts()).validations == (250, 260, 270, 280, 290, 300)
 
 
