@@ -126,7 +126,7 @@ def test_named_teachers_are_trained_on_all_classes_or_on_those_of_each_set(
     assert set(run.record()["stages"]) == {"index", "teacher/a", stage}
     images = torch.randn(2, 3, 16, 16)
     assert teachers.load(made.teachers["b"], folder, two[::-1], 16)(images).shape == (2, 2)
-    assert "teacher/a: epoch 1 of 1, loss" in capfd.readouterr().out
+    assert "teacher/a: convnet1-w8 on 10 classes at 16 px, 1 epochs" in capfd.readouterr().out
     sixth = everything[5:7]
     teacher.train_for(made, "b", sixth)
     assert teachers.describe(teacher.location(made, "b", sixth)[1])["class_ids"] == sixth
