@@ -236,7 +236,7 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:
     cfg = evaluated.evaluate
-    changes = [
+    changes: list[dict[str, Any]] = [
         {},
         {"students": (Student(arch="convnet2", width=5),)},
         {"students": (Student(arch="convnet2", width=4, lr=0.5),)},

@@ -8,6 +8,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as VF
 
 from ddps_ray.students import augment
+from ddps_ray.students.augment import Augmentation
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -29,13 +30,14 @@ def test_mosaic_shuffle_moves_whole_columns_then_whole_rows() -> None:
         assert all(quadrant.unique().numel() == 1 for half in image[0].split(3) for quadrant in half.split(3, 1))
 
 
-def test_only_mosaics_are_shuffled_and_cut() -> None:
+def test_whole_images_are_flipped_alone_and_mosaics_shuffled_and_cut() -> None:
     image = noise(1, 8).expand(16, 3, 8, 8)
-    single = augment.for_distilled(mosaic=False, size=8)(image, seeded())
+    single = Augmentation(8, (1.0, 1.0))(image, seeded())
     whole = augment.normalise(image[:1].float())
     flipped = whole.flip(3)
-    assert all(torch.allclose(got, whole[0]) or torch.allclose(got, flipped[0]) for got in single)
-    mosaic = augment.for_distilled(mosaic=True, size=8)(image, seeded())
+    found = [(torch.equal(got, whole[0]), torch.equal(got, flipped[0])) for got in single]
+    assert set(found) == {(True, False), (False, True)}
+    mosaic = Augmentation(8, (0.5, 1.0), shuffle=True)(image, seeded())
     assert sum(torch.allclose(got, whole[0]) or torch.allclose(got, flipped[0]) for got in mosaic) < 4
 
 
@@ -92,8 +94,15 @@ def test_cutmix_pastes_one_box_of_a_partner_into_each_image() -> None:
     values = torch.arange(1.0, 9.0)
     images = values[:, None, None, None].expand(8, 3, 16, 16)
     for seed in range(20):
-        mixed = augment.cutmix(images, seeded(seed))
+        mixed, partners, kept = augment.cutmix(images, seeded(seed))
         changed = mixed != images
+        moved = partners != torch.arange(8)
+        assert all(kept == pytest.approx(1 - place[0].float().mean()) for place in changed[moved])
+        assert all(image[place].tolist() == [] for image, place in zip(mixed[~moved], changed[~moved], strict=True))
+        assert all(
+            set(image[place].tolist()) <= {values[partner].item()}
+            for image, place, partner in zip(mixed, changed, partners.tolist(), strict=True)
+        )
         boxes = {tuple(map(tuple, place.nonzero().tolist())) for place in changed[:, 0] if place.any()}
         assert len(boxes) <= 1  # the same box everywhere, except where an image is its own partner
         inside = mixed[changed].unique() if boxes else torch.tensor([])
@@ -107,12 +116,12 @@ def test_cutmix_changes_the_area_that_theory_says() -> None:
     # A box of side r·S around a uniform centre, clipped, covers (r − r²/4)² of the image in the mean; with λ = 1 − r²
     # uniform that is ∫ (r − r²/4)² dr² = 1/2 − 1/5 + 1/48. One image in sixteen is its own partner.
     images = torch.arange(16.0)[:, None, None, None].expand(16, 1, 32, 32)
-    changed = [(augment.cutmix(images, seeded(seed)) != images).float().mean().item() for seed in range(400)]
+    changed = [(augment.cutmix(images, seeded(seed))[0] != images).float().mean().item() for seed in range(400)]
     assert sum(changed) / len(changed) == pytest.approx((1 / 2 - 1 / 5 + 1 / 48) * 15 / 16, abs=0.03)
 
 
 def test_same_generator_same_batch() -> None:
-    transform = augment.for_distilled(mosaic=True, size=16)
+    transform = Augmentation(16, (0.5, 1.0), shuffle=True)
     first, again, other = (transform(noise(8, 16), seeded(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torchvision.transforms import functional as F
 
 from ddps_ray.config import Student
@@ -212,7 +213,7 @@ def _worker(rank: int, images_NCHW: Tensor, file: str) -> None:
 
 def test_two_workers_train_as_one_does(colours: Pictures, tmp_path: Path) -> None:
     (images_NCHW, _), *_ = colours.in_order(24)
-    torch.multiprocessing.spawn(_worker, (images_NCHW, str(tmp_path / "meet")), nprocs=2)
+    spawn(_worker, (images_NCHW, str(tmp_path / "meet")), nprocs=2)
     found = torch.load(tmp_path / "meet.losses", weights_only=True).tolist()
     assert found == pytest.approx(plain_losses(images_NCHW, 5, 20), abs=1e-4)
 
