@@ -76,7 +76,7 @@ def sd2(tiny_sd: Path, folder: Path, prediction: str) -> Path:
             intermediate_size=32,
             num_hidden_layers=2,
             num_attention_heads=2,
-            max_position_embeddings=8,
+            max_position_embeddings=77,
             hidden_act="gelu",
             projection_dim=8,
             **ends,
@@ -97,5 +97,5 @@ def _old_tokenizer(folder: Path, pad: str) -> None:
     tokens = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
     tokens["pad_token"] = pad
     (folder / "special_tokens_map.json").write_text(json.dumps(tokens))
-    settings = {"model_max_length": 8, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer", **tokens}
+    settings = {"model_max_length": 77, "do_lower_case": True, "tokenizer_class": "CLIPTokenizer", **tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
