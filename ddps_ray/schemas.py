@@ -83,6 +83,7 @@ EVALUATION = pa.schema(
         _added("memory", pa.int64(), layout=2),  # bytes: most on the GPU, or of the process where there is none
         _added("set_digest", pa.string(), layout=2),  # of the set's metadata: what it was trained on
         _added("set_bytes", pa.int64(), layout=2),  # of the set's image files
+        _added("parts", pa.int32(), layout=2),  # into which each worker's share of a batch was cut, for want of memory
     ]
 )
 

@@ -29,7 +29,7 @@ from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, sets, syncing, teachers, training
+from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -106,7 +106,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
     val = _load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
         val.on(device)
-    means = Means(cfg.size, _bfloat16(recipe, device), share=share)
+    means = Means(cfg.size, _bfloat16(recipe, device), _parts(recipe, one, device), share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -117,10 +117,12 @@ def train_group(recipe: Recipe, group: Group) -> None:
         work = Training(student, fixed, training_set, cell.protocol, cell.seed, means)
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
+            if share.rank == 0:
+                say(f"{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
         outcome = work.run(validate, _Keeping(recipe, cell, share.world))
         if outcome is not None:
-            _write(recipe, target, cell, outcome, device)
+            _write(recipe, target, cell, outcome, device, means.parts)
     if val is not None:
         trainers.write_quarantine(target, STAGE, val.quarantine(STAGE), val.bad_class_ids())
 
@@ -288,6 +290,17 @@ def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     return asked == "bfloat16"
 
 
+def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
+    """Into how many parts a worker's share of a batch is cut, so that a step fits into what the GPU has free."""
+    if device.type != "cuda":
+        return 1
+    about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
+    dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
+    free, _ = torch.cuda.mem_get_info(device)
+    size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
+    return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, free)
+
+
 def _note_failure(target: Run, cell: Cell, reason: str) -> None:
     say(f"{cell.title}, seed {cell.seed}: failed: {reason}")
     row = _identity(cell) | {"protocol": cell.protocol.name, "reason": reason, "settings": cell.settings}
@@ -295,7 +308,9 @@ def _note_failure(target: Run, cell: Cell, reason: str) -> None:
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
 
 
-def _write(recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device) -> None:
+def _write(
+    recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device, parts: int
+) -> None:
     reference = 0.0
     if cell.protocol.teacher:
         reference = json.loads(storage.read_bytes(_measured(target, recipe, cell)))["accuracy"]
@@ -313,6 +328,7 @@ def _write(recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, d
         "memory": _memory(device),
         "set_digest": cell.set.digest,
         "set_bytes": cell.set.bytes,
+        "parts": parts,
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
