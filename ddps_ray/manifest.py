@@ -110,7 +110,7 @@ def classes(run: Run, split: str | None = None) -> pa.Table:
     """
     columns = ["class_id", "class_text", "label"]
     rows = dataset(run).to_table(columns=columns, filter=None if split is None else pc.field("split") == split)
-    return rows.group_by(columns).aggregate([]).sort_by("label")
+    return rows.group_by(columns, use_threads=False).aggregate([]).sort_by("label")
 
 
 def class_digest(class_ids: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ def class_digest(class_ids: Iterable[str]) -> str:
 def wnids(run: Run) -> dict[str, str]:
     """Returns the WordNet id of each class id for which it is known; errors as in `dataset`."""
     rows = dataset(run).to_table(columns=["class_id", "wnid"], filter=pc.field("wnid").is_valid())
-    pairs = rows.group_by(["class_id", "wnid"]).aggregate([])
+    pairs = rows.group_by(["class_id", "wnid"], use_threads=False).aggregate([])
     return dict(zip(pairs["class_id"].to_pylist(), pairs["wnid"].to_pylist(), strict=True))
 
 

@@ -171,7 +171,7 @@ def _try(recipe: Recipe, folder: Path) -> None:
     say(_row("judge", verdict.line()))
     if not verdict.is_judge and recipe.score.judge == "stop":
         raise UserError(verdict.reason())
-    for doubt in verdict.doubts():
+    for doubt in verdict.doubts() if verdict.is_judge else [verdict.reason()]:
         say(_row("warning", doubt))
 
 

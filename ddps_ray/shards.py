@@ -181,7 +181,11 @@ def drop_repeated(scores: str, paths: Sequence[str]) -> int:
     if pc.count_distinct(rows["image_id"]).as_py() == len(rows):
         return 0
     order = np.arange(len(rows)) + len(rows) * pc.is_valid(rows["error"]).to_numpy()
-    best = pa.table({"id": rows["image_id"], "order": order}).group_by("id").aggregate([("order", "min")])
+    best = (
+        pa.table({"id": rows["image_id"], "order": order})
+        .group_by("id", use_threads=False)
+        .aggregate([("order", "min")])
+    )
     first = np.zeros(len(rows), bool)
     first[best["order_min"].to_numpy() % len(rows)] = True
     for path, keep in zip(paths, np.split(first, np.cumsum([len(part) for part in parts])[:-1]), strict=True):

@@ -83,9 +83,9 @@ class Verdict:
         )
 
     def doubts(self) -> list[str]:
-        """What to say of one that is a judge as far as can be told."""
+        """What it leaves open, or finds besides."""
         found = []
-        if self.comparisons and not self.is_better_than_chance:
+        if self.comparisons and not (self.is_better_than_chance or self.is_chance):
             found.append(f"{self.images} images are too few to tell whether the model is a judge of such images")
         if self.images and self.error >= 1:
             found.append(

@@ -111,6 +111,9 @@ def test_a_plan_tries_the_judge_and_ends_with_2_where_it_is_none(
     assert "\njudge        the judge prefers an image's own class to another in " in told.out
     assert "Likely cause: " in told.err
     assert cli.main(["plan", "--config", str(indexed), "--set", "score.judge=warn", *single]) == 0
+    assert re.search(
+        r"^warning +model\.path: the judge prefers .* Likely cause: ", capsys.readouterr().out, re.MULTILINE
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU that is here is timed instead")

@@ -159,7 +159,12 @@ def _advance(training: Pretraining, steps: int, *, speak: bool, seconds: float =
 def _share(recipe: Recipe, run: storage.Run, rank: int, world: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """This worker's images (uint8, square), the number of each one's class, and the prompts of all classes."""
     rows = manifest.dataset(run).to_table(filter=pads.field("split") == recipe.data.train).sort_by("image_id")
-    classes = rows.select(["label", "class_text"]).group_by("label").aggregate([("class_text", "min")]).sort_by("label")
+    classes = (
+        rows.select(["label", "class_text"])
+        .group_by("label", use_threads=False)
+        .aggregate([("class_text", "min")])
+        .sort_by("label")
+    )
     prompts = [recipe.score.prompt.replace("{}", text) for text in classes.column("class_text_min").to_pylist()]
     mine = rows.take(list(range(rank, rows.num_rows, world)))
     results = attempt(mine.column("uri").to_pylist(), _squared(recipe.pretrain.size))

@@ -138,7 +138,12 @@ def _leave(here: folders.Entries, split: str, left: Leftovers) -> None:
 def _deeper(root: str, split: str, rows: pa.Table) -> list[str]:
     """Warns where class folders hold only folders, which are then perhaps the classes."""
     inner = pc.struct_field(pc.extract_regex(rows["image_id"], r"^[^/]+/[^/]+/(?P<inner>(?:[^/]+/)?)"), "inner")
-    found = pa.table({"class": rows["class_id"], "inner": inner}).group_by("class").aggregate([("inner", "distinct")])
+    # With Arrow's threads this ends, seldom, in `thread index 10 is out of range`.
+    found = (
+        pa.table({"class": rows["class_id"], "inner": inner})
+        .group_by("class", use_threads=False)
+        .aggregate([("inner", "distinct")])
+    )
     names = zip(found["class"].to_pylist(), found["inner_distinct"].to_pylist(), strict=True)
     deep = {class_id: sorted(inner) for class_id, inner in sorted(names) if "" not in inner}
     if not deep:

@@ -103,7 +103,12 @@ def _read(root: str, split: str, paths: list[str]) -> pa.Table:
 
 
 def _classes(rows: pa.Table, names: Mapping[str, str] | None) -> Classes:
-    found = rows.group_by(["label", "class_id", "class_text", _WNID]).aggregate([]).sort_by("label").to_pylist()
+    found = (
+        rows.group_by(["label", "class_id", "class_text", _WNID], use_threads=False)
+        .aggregate([])
+        .sort_by("label")
+        .to_pylist()
+    )
     texts = {row["class_id"]: row["class_text"] for row in found}
     wnids = {row["class_id"]: row[_WNID] for row in found if row[_WNID] is not None}
     if names is not None:
