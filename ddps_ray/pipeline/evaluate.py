@@ -23,7 +23,7 @@ from torch import nn
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
-from ddps_ray.errors import UserError, first_line
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
 from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
@@ -145,7 +145,7 @@ class Trainers:
                 left = [cell for cell in left if not cell.is_done(target)]
                 if not left:
                     return
-                _note_failure(target, left.pop(0), first_line(error))
+                _note_failure(target, left.pop(0), trainers.reason(error))
                 storage.remove(target.path(trainers.CHECKPOINTS, group.name))
 
 

@@ -22,6 +22,7 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch import nn
 
 from ddps_ray import storage
@@ -145,6 +146,16 @@ def _fit(trainer: Trainer) -> ray.train.Result:
             if not isinstance(error.controller_failure, RayActorError):
                 raise
     return trainer.fit()
+
+
+def reason(error: Exception) -> str:
+    """Why a training has failed, in a line: Ray Train's own first one says no more than that workers did."""
+    failures = list(error.worker_failures.values()) if isinstance(error, ray.train.WorkerGroupError) else []
+    cause = failures[0] if failures else error
+    if isinstance(cause, WorkerHealthCheckFailedError):
+        said = re.search(r"Worker exit detail: (.+)", str(cause))
+        return f"its process died {_FAILURES + 1} times: {said[1] if said else first_line(cause.health_check_failure)}"
+    return first_line(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {first_line(cause)}"
 
 
 def share() -> Share:

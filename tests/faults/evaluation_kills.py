@@ -191,7 +191,7 @@ def material(folder: Path, epochs: int) -> Grid:
         "distill": {
             "sets": {"typical": {"ipc": [1]}, "chance": {"selector": "random", "ipc": [12], "classes": SUBSET}}
         },
-        "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}, "epochs": 10},
+        "teacher": {"weights": "trained", "model": {"arch": "convnet2", "width": 8}, "epochs": 40, "batch": 20},
         "train_on_gpus": False,
         "evaluate": {
             "size": 16,
@@ -199,7 +199,7 @@ def material(folder: Path, epochs: int) -> Grid:
             "protocols": ["rded", "hard"],
             "seeds": [0, 1],
             "epochs": epochs,
-            "checkpoint_minutes": 0.01,
+            "checkpoint_minutes": 0.02,
         },
     }
     recipe = Recipe.model_validate(values)
