@@ -550,6 +550,10 @@ class Recipe(Section):
         for name in foreign:
             if name in own or name == WHOLE:
                 raise ValueError(f"evaluate.foreign.{name}: one of our own sets is called so, too")
+        if WHOLE in own:
+            raise ValueError(
+                f"distill.sets.{WHOLE}: the whole training split is called so in tables: take another name"
+            )
         for name in self.teachers:
             check_name(name)
         return self

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -103,6 +103,12 @@ class Cell:
         return storage.exists(run.path(FOLDER, self.file))
 
 
+def unfinished(grid: Iterable[Cell], run: Run) -> list[Cell]:
+    """The cells that have no row, by one listing of the folder."""
+    there = {info.base_name for info in storage.list_files(run.path(FOLDER), recursive=False)}
+    return [cell for cell in grid if cell.file not in there]
+
+
 def of(recipe: Recipe) -> list[Cell]:
     """All cells of a recipe.
 
@@ -123,7 +129,10 @@ def of(recipe: Recipe) -> list[Cell]:
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
+    tests: dict[tuple[str, ...], str] = {}
     for trained in _sets(recipe, run):
+        if trained.class_ids not in tests:
+            tests[trained.class_ids] = manifest.images_digest(run, str(recipe.data.val), trained.class_ids)
         for preset, name, about in _lessons(recipe):
             if protocols.needs_soft_labels(preset) and not trained.soft:
                 continue
@@ -139,7 +148,8 @@ def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
             called = teachers.name(name, about) if about else "none"
             for student in cfg.students:
                 protocol = protocols.resolve(preset, cfg, facts, student)
-                settings = _settings(recipe, trained, name if about else None, student, protocol)
+                tested = {"val": recipe.data.val, "val_digest": tests[trained.class_ids]}
+                settings = _settings(recipe, trained, name if about else None, student, protocol, tested)
                 for seed in dict.fromkeys(cfg.seeds):
                     yield Cell(trained, name, called, student, protocol, seed, settings)
 
@@ -153,13 +163,20 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
             yield preset, "", None
 
 
-def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, student: Student, protocol: Protocol) -> str:
+def _settings(
+    recipe: Recipe,
+    trained: Trained,
+    teacher_name: str | None,
+    student: Student,
+    protocol: Protocol,
+    tested: Mapping[str, Any],
+) -> str:
     taught = None if teacher_name is None else _taught(recipe, teacher_name)
     values: dict[str, Any] = asdict(protocol) | {
+        **tested,
         "size": recipe.evaluate.size,
-        "width": student.width,
+        "width": networks.width(student),
         "precision": recipe.evaluate.precision,
-        "val": recipe.data.val,
         "classes": len(trained.class_ids),
         "teacher": taught,
     }
@@ -209,7 +226,7 @@ def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
     """All training images of some classes."""
     counts = sets.images_by_class(run, recipe.data.train)
     images = sum(counts[class_id] for class_id in class_ids)
-    digest = run.require("index", "index")["fingerprint"]
+    digest = manifest.images_digest(run, recipe.data.train, class_ids)
     return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 

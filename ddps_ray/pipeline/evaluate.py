@@ -23,7 +23,7 @@ from torch import nn
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
-from ddps_ray.errors import UserError, first_line
+from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
 from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
@@ -71,7 +71,7 @@ def run(recipe: Recipe) -> None:
         raise UserError("data.val: null, but students are tested on a validation split")
     grid = cells.of(recipe)
     _check(recipe, target, grid)
-    todo = [cell for cell in grid if not cell.is_done(target)]
+    todo = cells.unfinished(grid, target)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
     if todo:
         cluster.connect(recipe)
@@ -79,7 +79,7 @@ def run(recipe: Recipe) -> None:
         _train_all(recipe, target, todo, len(grid))
     for line in accuracy.table(target):
         say(line)
-    failed = [cell for cell in grid if not cell.is_done(target)]
+    failed = cells.unfinished(grid, target)
     if failed:
         reasons = target.path(FOLDER, FAILED)
         raise UserError(f"evaluate: {len(failed)} of {len(grid)} students could not be trained; why is in {reasons}")
@@ -90,7 +90,7 @@ def is_done(recipe: Recipe) -> bool:
     """Says whether every student of the recipe has its row; False where that cannot be known yet."""
     target = Run(recipe.run_dir)
     try:
-        return all(cell.is_done(target) for cell in cells.of(recipe))
+        return not cells.unfinished(cells.of(recipe), target)
     except UserError:
         return False
 
@@ -142,12 +142,11 @@ class Trainers:
                     train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
                 )
                 return
-            except (UserError, TrainingFailedError) as error:
-                left = [cell for cell in left if not cell.is_done(target)]
+            except (UserError, TrainingFailedError, trainers.Unreadable, OSError) as error:
+                left = cells.unfinished(left, target)
                 if not left:
                     return
-                _note_failure(target, left.pop(0), first_line(error))
-                storage.remove(target.path(trainers.CHECKPOINTS, group.name))
+                _note_failure(target, left.pop(0), trainers.reason(error, target))
 
 
 class _Keeping:
@@ -207,7 +206,7 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
         about = recipe.all_teachers[name]
         uri = _measured(target, recipe, cell)
         if not storage.exists(uri):
-            trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
+            _measure(recipe, target, cell)
         found = json.loads(storage.read_bytes(uri))
         called = teachers.name(name, about)
         measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
@@ -215,6 +214,13 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
         expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
         if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
             raise UserError(f"teacher {called}: {wrong}")
+
+
+def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
+    try:
+        trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
+    except TrainingFailedError as error:
+        raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
 
 
 def measure_teacher(recipe: Recipe, cell: Cell) -> None:
@@ -229,7 +235,7 @@ def measure_teacher(recipe: Recipe, cell: Cell) -> None:
 
 def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
     taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, recipe.data.val, cell.set.class_ids])
+    key = storage.digest([taught, recipe.evaluate.size, json.loads(cell.settings)["val_digest"], cell.set.class_ids])
     return target.path(FOLDER, "teachers", f"{key}.json")
 
 
@@ -241,18 +247,15 @@ def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> Non
     tally.forget(EPOCHS)
     pending = [starter.train.remote(recipe, group) for group in groups]
     work, ticker, begun = sum(group.work for group in groups), Ticker(_QUIET_SECONDS), time.monotonic()
-    told: set[str] = set()
     while pending:
         done, pending = ray.wait(pending, timeout=_QUIET_SECONDS)
         ray.get(done)
-        for cell in todo:
-            if cell.key not in told and cell.is_done(target):
-                told.add(cell.key)
         if ticker.due() or not pending:
+            left = len(cells.unfinished(todo, target))
             part = min(tally.total(EPOCHS)[0] / work, 1.0) if pending else 1.0
             spent = time.monotonic() - begun
             ahead = f", about {duration(spent * (1 - part) / part)} to go" if pending and part > 0 else ""
-            say(f"evaluate: {total - len(todo) + len(told)} of {total} students trained, {part:.0%} of the work{ahead}")
+            say(f"evaluate: {total - left} of {total} students trained, {part:.0%} of the work{ahead}")
 
 
 def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
@@ -260,7 +263,8 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     apart = cluster.trains_on_gpus(recipe)
     found: dict[str, list[Cell]] = {}
     for cell in todo:
-        same = (cell.settings, cell.set.name, cell.set.ipc, cell.set.digest, cell.seed if apart else None)
+        of_set = (cell.set.name, cell.set.ipc, cell.set.digest, cell.set.class_ids)
+        same = (cell.settings, cell.teacher, *of_set, cell.seed if apart else None)
         found.setdefault(storage.digest(same), []).append(cell)
     together = min(recipe.evaluate.together or slots, len(found))
     groups = [Group(f"{STAGE}-{key}", tuple(some), together) for key, some in found.items()]
@@ -272,7 +276,7 @@ def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Cal
 
 
 def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
-    if about.name == WHOLE:
+    if about.selector == WHOLE:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
@@ -294,7 +298,7 @@ def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
 def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     asked = recipe.evaluate.precision
     if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return asked == "bfloat16"
 
 

@@ -28,7 +28,7 @@ from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
-from ddps_ray.remedies import lasting_error, may_be_damage
+from ddps_ray.remedies import lasting_error, may_be_damage, user_error
 from ddps_ray.storage import Run
 from ddps_ray.students.optimising import Share
 
@@ -131,6 +131,22 @@ def fit(
     if wrong := trainer.fit().return_value:
         raise Unreadable(wrong[1]) if wrong[0] else UserError(wrong[1])
     storage.remove(run.path(CHECKPOINTS, name))
+
+
+def reason(error: Exception, run: Run) -> str:
+    """Why a training failed, in a line.
+
+    Args:
+        error: What `fit` raised.
+        run: Run directory.
+    """
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    first = failures[min(failures)]
+    if known := user_error(first, run.uri):
+        return known
+    said = str(first)
+    last = said.strip().rpartition("\n")[2].strip()
+    return last if said.startswith("Traceback") else f"{type(first).__name__}: {last}"
 
 
 def share() -> Share:

@@ -234,6 +234,22 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
     assert found["whole"] == ("whole", 12, 24, None)
 
 
+def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    others = ["ball", "dice"]
+    made = recipe(tmp_path / "run", sets=["chance", "others"], whole=True, protocols=["hard"])
+    asked = made.distill.sets | {"others": made.distill.sets["chance"].model_copy(update={"classes": tuple(others)})}
+    made = made.model_copy(update={"distill": made.distill.model_copy(update={"sets": asked})})
+    run = inputs.indexed(tmp_path / "run", scenes)
+    inputs.distilled(run, scenes, "chance", 12, SUBSET, 1, made)
+    inputs.distilled(run, scenes, "others", 12, others, 1, made)
+    grid = cells.of(made)
+    groups = evaluate._groups(made, grid, 1)
+    assert sum(len(group.cells) for group in groups) == len(grid) == 8
+    assert all(len({cell.set for cell in group.cells}) == 1 for group in groups)
+    wholes = {cell.set.digest: cell.set.class_ids for cell in grid if cell.set.name == "whole"}
+    assert sorted(wholes.values()) == [tuple(SUBSET), tuple(others)]
+
+
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:
     cfg = evaluated.evaluate
     changes: list[dict[str, Any]] = [

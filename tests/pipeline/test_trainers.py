@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.train import TrainingFailedError
 
 from ddps_ray import schemas
+from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import trainers
 from ddps_ray.storage import Run
@@ -41,6 +43,23 @@ def test_a_subset_of_the_classes_forgets_no_bad_image_of_the_others(tmp_path: Pa
     trainers.write_quarantine(Run(str(tmp_path)), "evaluate", _rows(*uris), ["a", "b", "c"])
     trainers.write_quarantine(Run(str(tmp_path)), "evaluate", _rows(uris[2]), ["c"])
     assert _listed(tmp_path) == uris
+
+
+def fails() -> None:
+    """What a worker does that has no memory left."""
+    raise RuntimeError("the allocator says:\nno memory for 3 GiB")
+
+
+def test_the_reason_of_a_failure_is_the_workers_own(ray_session: None, tmp_path: Path) -> None:
+    values = {"run_dir": str(tmp_path), "data": {"root": "unused"}, "model": {"path": "quickstart"}}
+    run = Run(str(tmp_path))
+    with pytest.raises(TrainingFailedError) as failure:
+        trainers.fit(fails, {}, run, "fails", 1, Recipe.model_validate(values))
+    assert trainers.reason(failure.value, run).endswith("no memory for 3 GiB")
+    assert trainers.reason(OSError(28, "No space left on device", "/disk/x"), run).startswith(
+        "/disk/x: no space is left"
+    )
+    assert trainers.reason(ValueError("odd"), run) == "ValueError: odd"
 
 
 @pytest.fixture
