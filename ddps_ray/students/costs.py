@@ -47,7 +47,7 @@ class Cost:
         return Cost(self.flops * times, self.traffic * times)
 
     def hours(self, card: Card, dtype: str, utilisation: float) -> float:
-        """GPU-hours: of the operations or of the memory, whichever takes longer.
+        """Hours of one GPU: of the operations or of the memory, whichever takes longer.
 
         Args:
             card: The GPU.
@@ -100,8 +100,11 @@ def training(
     classes: int,
     size: int,
     dtype: str,
+    workers: int = 1,
 ) -> Cost:
-    """One student's training and its validations.
+    """One student's training and its validations, as far as the GPU of the first worker has to do with them.
+
+    Workers share each batch; the first one alone validates.
 
     Args:
         network: The student.
@@ -112,11 +115,12 @@ def training(
         classes: Outputs.
         size: Side in pixels of what both see.
         dtype: `float32` or `bfloat16`.
+        workers: Workers that share a batch, each with a GPU.
 
     Raises:
         UserError: A network cannot be built so.
     """
-    trained = step(network, teacher, classes, size, dtype) * (protocol.epochs * images)
+    trained = step(network, teacher, classes, size, dtype) * (protocol.epochs * images / workers)
     return trained + forward(network, classes, size, dtype) * (tested * len(protocol.validations))
 
 

@@ -30,6 +30,9 @@ def test_a_training_is_its_steps_and_six_validations() -> None:
     assert costs.steps(protocol, 50_001) == 75_300
     whole = costs.training(CONVNET, CONVNET, protocol, 50_000, 10_000, 10, 32, "float32")
     assert whole.flops == FLOPS * (4 * 300 * 50_000 + 6 * 10_000)
+    # Two workers halve the steps; one of them validates.
+    halved = costs.training(CONVNET, CONVNET, protocol, 50_000, 10_000, 10, 32, "float32", workers=2)
+    assert halved.flops == FLOPS * (4 * 300 * 25_000 + 6 * 10_000)
 
 
 @pytest.mark.parametrize(
