@@ -204,8 +204,8 @@ def _several(recipe: Recipe) -> str:
 
 def _speed(utilisation: float) -> str:
     return (
-        f"the longer of operations at {utilisation:.0%} of the peak and memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
-        "of the bandwidth; an estimate"
+        f"the longest of operations at {utilisation:.0%} of the peak, memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
+        f"of the bandwidth, and {costs.LAUNCH_SECONDS * 1e6:g} µs of the CPU to begin each operation; an estimate"
     )
 
 

@@ -99,7 +99,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
-    device, share = trainers.device(), trainers.share()
+    device, share = _device(recipe), trainers.share()
     training_set = _load_set(target, recipe, one.set)
     training_set.pictures.on(device)
     fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
@@ -211,7 +211,7 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
 
 def measure_teacher(recipe: Recipe, cell: Cell) -> None:
     """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), trainers.device()
+    target, device = Run(recipe.run_dir), _device(recipe)
     val = _load_val(recipe, target, cell.set)
     fixed = _load_teacher(recipe, target, cell).to(device)
     measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
@@ -283,10 +283,17 @@ def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
     return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
 
 
+def _device(recipe: Recipe) -> torch.device:
+    """Where this worker computes; what is to be float32 is not TF32 there, as PyTorch has it in convolutions."""
+    if recipe.evaluate.precision == "float32":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return trainers.device()
+
+
 def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     asked = recipe.evaluate.precision
     if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return asked == "bfloat16"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,23 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
     inputs.distilled(run, scenes, "typical", 1, data.class_ids(run, "train"), 4, made)
     with pytest.raises(UserError, match="no finished teacher stage: run `ddps teacher`"):
         evaluate.run(made)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A process in which TF32 is allowed everywhere."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("auto", True)])
+def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
+    prepare(tmp_path, scenes, made)
+    evaluate.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
