@@ -175,7 +175,7 @@ def accumulation(
         classes: The same.
         dtype: The same.
         workers: The same.
-        available: Bytes of the GPU's memory.
+        available: Bytes of the GPU's memory, before anything is there.
 
     Returns:
         1 if the whole share fits; parts differ by one image at most.
