@@ -99,14 +99,15 @@ def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
-    device, share = trainers.device(), trainers.share()
+    device, share = _device(recipe), trainers.share()
     training_set = _load_set(target, recipe, one.set)
-    training_set.pictures.on(device)
-    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
+    parts, needed = _parts(recipe, one, device)  # before anything is there
+    training_set.pictures.on(device, needed)
     val = _load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
-        val.on(device)
-    means = Means(cfg.size, _bfloat16(recipe, device), _parts(recipe, one, device), share)
+        val.on(device, needed)
+    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
+    means = Means(cfg.size, _bfloat16(recipe, device), parts, share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -225,7 +226,7 @@ def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
 
 def measure_teacher(recipe: Recipe, cell: Cell) -> None:
     """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), trainers.device()
+    target, device = Run(recipe.run_dir), _device(recipe)
     val = _load_val(recipe, target, cell.set)
     fixed = _load_teacher(recipe, target, cell).to(device)
     measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
@@ -295,6 +296,13 @@ def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
     return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
 
 
+def _device(recipe: Recipe) -> torch.device:
+    """Where this worker computes; what is to be float32 is not TF32 there, as PyTorch has it in convolutions."""
+    if recipe.evaluate.precision == "float32":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return trainers.device()
+
+
 def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     asked = recipe.evaluate.precision
     if asked == "auto":
@@ -302,15 +310,20 @@ def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     return asked == "bfloat16"
 
 
-def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
-    """Into how many parts a worker's share of a batch is cut, so that a step fits into what the GPU has free."""
+def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
+    """Into how many parts a worker's share of a batch is cut, and the bytes of a GPU that a step then needs.
+
+    As `ddps plan` has it, by all the memory of a GPU, of the smallest among those of the workers: which must have the
+    same number of parts, or BatchNorm would wait for ever.
+    """
     if device.type != "cuda":
-        return 1
+        return 1, 0
     about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
     dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
-    free, _ = torch.cuda.mem_get_info(device)
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
-    return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, free)
+    step = (cell.student, about, cell.protocol, size, classes, dtype, workers)
+    parts = memory.accumulation(*step, syncing.least(torch.cuda.mem_get_info(device)[1], device))
+    return parts, memory.needed(*step, parts)
 
 
 def _note_failure(target: Run, cell: Cell, reason: str) -> None:

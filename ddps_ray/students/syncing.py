@@ -1,4 +1,4 @@
-"""BatchNorm over the images of all workers, so that a training is the same on any number of them."""
+"""What workers share, so that a training is the same on any number of them: first of all BatchNorm over all images."""
 
 import torch
 import torch.distributed as dist
@@ -54,6 +54,20 @@ def together(model: nn.Module, device: torch.device) -> nn.Module:
     for name, child in model.named_children():
         setattr(model, name, _converted(child) if isinstance(child, _BatchNorm) else together(child, device))
     return model
+
+
+def least(value: int, device: torch.device) -> int:
+    """The smallest of the values that the workers have; all of them must ask.
+
+    Args:
+        value: This worker's.
+        device: Where it computes.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    smallest = torch.tensor(value, device=device)
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest.item())
 
 
 def _converted(norm: _BatchNorm) -> _BatchNorm:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from ddps_ray import schemas
-from ddps_ray.config import Recipe, Student
+from ddps_ray.config import Network, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, evaluate, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
+from ddps_ray.students.protocols import Facts, resolve
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Training
 from tests.students import inputs
@@ -214,6 +216,43 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
     inputs.distilled(run, scenes, "typical", 1, data.class_ids(run, "train"), 4, made)
     with pytest.raises(UserError, match="no finished teacher stage: run `ddps teacher`"):
         evaluate.run(made)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A process in which TF32 is allowed everywhere."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("auto", True)])
+def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
+    prepare(tmp_path, scenes, made)
+    evaluate.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
+
+
+def test_what_fits_by_the_plan_is_not_cut_because_of_what_is_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, total = 12 << 30, 22 << 30  # an L4 on which a set, validation images and the teacher are
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    made = recipe(tmp_path, size=224, precision="bfloat16").model_copy(
+        update={"teacher": Teacher(model=Network(arch="resnet18"))}
+    )
+    about = cells.Trained("ddps", "ddps", 50, tuple(f"n{n:08d}" for n in range(1000)), "", 50_000, False, "", 1)
+    facts = Facts(50, 1000, 50_000, False, 224, "imagenet", "resnet18")
+    student = Student(arch="resnet101")
+    protocol = resolve("rded", made.evaluate, facts, student)
+    assert protocol.batch == 200
+    parts, needed = evaluate._parts(
+        made, cells.Cell(about, "", "resnet18", student, protocol, 0, ""), torch.device("cuda")
+    )
+    assert parts == 1
+    assert needed / 2**30 == pytest.approx(15.0, abs=0.05)  # the memory of the plan
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
