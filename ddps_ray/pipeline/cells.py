@@ -10,9 +10,8 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from ddps_ray import manifest, storage
+from ddps_ray import foreign_sets, manifest, storage
 from ddps_ray.config import WHOLE, Recipe, Student, Teacher
-from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher
 from ddps_ray.selection import sets
@@ -45,6 +44,7 @@ class Trained:
         digest: Of what it holds.
         bytes: Of its image files; None of the whole split.
         soft: Whether it has soft labels of its own.
+        notes: What the user should know of it, a line each.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Trained:
     digest: str
     bytes: int | None
     soft: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,8 @@ def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
     found = [*_own(recipe, run), *_foreign(recipe, run)]
+    if not found:
+        raise sets.nothing(recipe)
     yield from found
     if recipe.evaluate.whole:
         for class_ids in dict.fromkeys(trained.class_ids for trained in found):
@@ -202,24 +205,10 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
 
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
-    only = recipe.evaluate.ipc
-    for name in sets.foreign(recipe):
+    for name, facts in foreign_sets.look(recipe, run).items():
         about = recipe.evaluate.foreign[name]
-        facts = foreign.look(name, about, *known_classes(recipe, run))
-        for note in facts.notes:
-            say(f"evaluate: warning: {note}")
-        if only is None or facts.ipc in only:
-            digest = storage.digest([facts.digest, about.model_dump(mode="json", exclude={"path"})])
-            ids, uri = facts.class_ids, about.path
-            yield Trained(
-                name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size, facts.soft
-            )
-
-
-def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, str]]:
-    """The label of each class id of the training split, and the WordNet ids that are known."""
-    rows = manifest.classes(run, recipe.data.train)
-    return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), manifest.wnids(run)
+        known = (facts.class_ids, about.path, facts.images, about.mosaic, foreign.identity(about, facts.digest))
+        yield Trained(name, FOREIGN, facts.ipc, *known, facts.size, facts.soft, facts.notes)
 
 
 def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:

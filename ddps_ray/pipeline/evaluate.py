@@ -20,7 +20,7 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from ddps_ray import manifest, schemas, storage
+from ddps_ray import foreign_sets, manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
@@ -28,6 +28,7 @@ from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
 from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
+from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
 from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
 from ddps_ray.students.sets import TrainingSet
@@ -70,6 +71,8 @@ def run(recipe: Recipe) -> None:
     if recipe.data.val is None:
         raise UserError("data.val: null, but students are tested on a validation split")
     grid = cells.of(recipe)
+    for note in dict.fromkeys(note for cell in grid for note in cell.set.notes):
+        say(f"evaluate: warning: {note}")
     _check(recipe, target, grid)
     todo = cells.unfinished(grid, target)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
@@ -281,8 +284,10 @@ def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
-        return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
+        return foreign_sets.load(recipe, target, about.name, about.digest)
     distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
+    if own.digest(about.uri) != about.digest:
+        raise UserError(f"{about.uri} {sets.CHANGED}")
     return TrainingSet(distilled.pictures, distilled.mosaic)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ddps_ray import manifest
+from ddps_ray import foreign_sets, manifest
 from ddps_ray.config import Recipe, Teacher
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
@@ -152,10 +152,11 @@ def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list
 
 
 def _class_sets(recipe: Recipe, everything: list[str]) -> list[list[str]]:
-    """The classes of each of our own sets on which students are trained, once each; the whole split has theirs."""
+    """The classes of each set on which students are trained, once each; the whole split has theirs."""
     own = recipe.distill.sets
     evaluated = [own[name] for name in recipe.evaluate.sets or own if name in own]
     found = [sorted(set(each.classes or everything)) for each in evaluated]
+    found += [list(facts.class_ids) for facts in foreign_sets.look(recipe, Run(recipe.run_dir)).values()]
     return [list(classes) for classes in dict.fromkeys(map(tuple, found))]
 
 
