@@ -30,7 +30,7 @@ from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
-from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
+from ddps_ray.students import data, memory, networks, optimising, sets, syncing, teachers, training
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -195,6 +195,8 @@ def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
                 f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
                 f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
             )
+    for cell in grid:
+        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
     for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
         networks.check(student, classes, recipe.evaluate.size)
 

@@ -122,6 +122,9 @@ def train(recipe: Recipe, name: str, class_ids: list[str], stage: str) -> None:
     target, cfg, size, called = Run(recipe.run_dir), recipe.all_teachers[name], recipe.evaluate.size, _called(name)
     pictures = data.load_training(target, recipe.data.train, class_ids, size)
     share = trainers.share()
+    with teachers.named(name):
+        batch = min(cfg.batch, len(pictures))
+        optimising.check_workers("teacher.workers", share.world, batch, each=optimising.LEAST)
     torch.manual_seed(cfg.seed)
     model = trainers.prepare(networks.build(cfg.model, len(class_ids), size))
     ticker = Ticker(_SELDOM)

@@ -18,13 +18,11 @@ from torch.utils._pytree import tree_leaves
 from ddps_ray.config import Network
 from ddps_ray.errors import UserError
 from ddps_ray.students import networks
+from ddps_ray.students.optimising import LEAST
 from ddps_ray.students.protocols import Protocol
 
 RESERVE = 1 << 30
 """Bytes that CUDA's context, cuDNN's workspaces and gaps between tensors are taken to need."""
-
-LEAST = 2
-"""Images of the smallest part of a batch: BatchNorm cannot do with fewer."""
 
 _OPTIMISER_STATES = {"adamw": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each weight."""
