@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ddps_ray import manifest
+from ddps_ray import foreign_sets, manifest
 from ddps_ray.config import Recipe, Teacher
 from ddps_ray.diffusion import checkpoint as checkpoints
 from ddps_ray.diffusion import small, suitability
@@ -12,6 +12,7 @@ from ddps_ray.report import localisation
 from ddps_ray.selection import sets
 from ddps_ray.storage import Run
 from ddps_ray.students import networks, teachers
+from ddps_ray.students.foreign import Facts
 
 
 def check(recipe: Recipe, fetch: bool = True) -> list[str]:
@@ -26,8 +27,8 @@ def check(recipe: Recipe, fetch: bool = True) -> list[str]:
 
     Raises:
         UserError: Model and settings do not suit each other, a set asks for classes or images that are not there, a
-            network cannot be built, a teacher does not know a class or its weights cannot be had or do not fit, or the
-            file of true boxes cannot be read.
+            foreign set is not there or not as it should be, a network cannot be built, a teacher does not know a class
+            or its weights cannot be had or do not fit, or the file of true boxes cannot be read.
     """
     run = Run(recipe.run_dir)
     _model(recipe, run)
@@ -37,9 +38,14 @@ def check(recipe: Recipe, fetch: bool = True) -> list[str]:
         localisation.read_boxes(recipe.report.boxes)
     if recipe.data.val is None:
         return ["data.val is null: no teacher is trained and no student tested; the distilled sets are what is made"]
-    evaluated = {name: wanted[name] for name, _ in sets.evaluated(recipe)}
+    theirs = foreign_sets.look(recipe, run)
+    own = {name: wanted[name] for name, _ in sets.evaluated(recipe)}
+    evaluated = own | {name: list(facts.class_ids) for name, facts in theirs.items()}
+    if not evaluated:
+        raise sets.nothing(recipe)
     _networks(recipe, run, evaluated, fetch)
-    return list(_untested(recipe, run, evaluated))
+    doubts = [note for facts in theirs.values() for note in facts.notes]
+    return [*doubts, *_untested(recipe, run, own, theirs)]
 
 
 def _model(recipe: Recipe, run: Run) -> None:
@@ -88,9 +94,15 @@ def _teacher(recipe: Recipe, run: Run, cfg: Teacher, evaluated: dict[str, list[s
         teachers.load(cfg, "", next(iter(evaluated.values())), size, wnids)
 
 
-def _untested(recipe: Recipe, run: Run, evaluated: dict[str, list[str]]) -> Iterator[str]:
+def _untested(recipe: Recipe, run: Run, own: dict[str, list[str]], theirs: dict[str, Facts]) -> Iterator[str]:
     tested = set(sets.images_by_class(run, str(recipe.data.val)))
-    for name, class_ids in evaluated.items():
+    for name, facts in theirs.items():
+        if lacking := [class_id for class_id in facts.class_ids if class_id not in tested]:
+            raise UserError(
+                f"evaluate.foreign.{name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
+                f"{len(facts.class_ids)} classes, {lacking[0]!r} is one"
+            )
+    for name, class_ids in own.items():
         if lacking := [class_id for class_id in class_ids if class_id not in tested]:
             what = f"split {recipe.data.val!r} has no image of {len(lacking)} of the {len(class_ids)} classes"
             if len(lacking) == len(class_ids):

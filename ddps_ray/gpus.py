@@ -13,7 +13,8 @@ PEAKS = {
     "h100": (989.0, 67.0),
     "h200": (989.0, 67.0),
 }
-"""Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores (no TF32)."""
+"""Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores: no TF32,
+which `evaluate.precision: float32` switches off."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Estimate:
         kind: The kind.
         cells: Number of its cells.
         needed: Bytes of GPU memory with the batch in one piece.
-        hours: GPU-hours of a cell on each of `CARDS`.
+        hours: From a cell's begin to its end, on as many of each of `CARDS` as it has workers.
         parts: Into how many parts the batch is cut on each of them; None where that does not help.
     """
 
@@ -106,7 +106,7 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
     estimates = [_estimate(recipe, kind, cells, utilisation) for kind, cells in kinds(recipe, this, trained).items()]
     if estimates:
         yield from _table(estimates, gpus, slots)
-        yield "hours", f"of one GPU for one student in {_dtype(recipe)}: {_speed(utilisation)}"
+        yield "hours", f"for one student on {_several(recipe)} in {_dtype(recipe)}: {_speed(utilisation)}"
         yield from _read(recipe, this, trained)
     if foreign := [name for name in recipe.evaluate.sets or recipe.evaluate.foreign if name in recipe.evaluate.foreign]:
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
@@ -173,7 +173,7 @@ def _kind(
 def _estimate(recipe: Recipe, kind: Kind, cells: int, utilisation: float) -> Estimate:
     cfg, dtype = recipe.evaluate, _dtype(recipe)
     teacher = kind.teacher.model if kind.teacher else None
-    shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype)
+    shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype, cfg.workers)
     cost = costs.training(kind.student, teacher, kind.protocol, *shape)
     needed = memory.needed(kind.student, teacher, kind.protocol, cfg.size, kind.classes, dtype, cfg.workers)
     hours = tuple(cost.hours(card, dtype, utilisation) for card in CARDS)
@@ -197,10 +197,15 @@ def _dtype(recipe: Recipe) -> str:
     return "bfloat16" if recipe.evaluate.precision == "auto" else recipe.evaluate.precision
 
 
+def _several(recipe: Recipe) -> str:
+    workers = recipe.evaluate.workers
+    return "one GPU" if workers == 1 else f"{workers} GPUs, of which one validates,"
+
+
 def _speed(utilisation: float) -> str:
     return (
-        f"the longer of operations at {utilisation:.0%} of the peak and memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
-        "of the bandwidth; an estimate"
+        f"the longest of operations at {utilisation:.0%} of the peak, memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
+        f"of the bandwidth, and {costs.LAUNCH_SECONDS * 1e6:g} µs of the CPU to begin each operation; an estimate"
     )
 
 

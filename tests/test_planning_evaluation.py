@@ -133,6 +133,25 @@ def test_fewer_gpus_than_a_student_takes(imagenet: Run) -> None:
         list(lines(_recipe(imagenet, "evaluate.workers=4"), imagenet, 2, 0.35))
 
 
+def test_workers_share_the_hours_of_a_student(imagenet: Run) -> None:
+    def planned(workers: int) -> tuple[str, float, float]:
+        """What the hours are of; those of a student on an L4; and those until 10 are trained on 8."""
+        settings = ("evaluate.students=[{arch: resnet18}]", f"evaluate.workers={workers}")
+        said, table = _said(_recipe(imagenet, *settings), imagenet)
+        one, together = table["resnet18"][-4].split(" h")[0], table["all, on 8 GPUs"][0].removesuffix(" h")
+        return said["hours"].partition(":")[0], float(one), float(together)
+
+    alone, two, eight = (planned(workers) for workers in (1, 2, 8))
+    assert alone[0] == "for one student on one GPU in bfloat16"
+    assert two[0] == "for one student on 2 GPUs, of which one validates, in bfloat16"
+    # Ten students of one GPU each are two rounds on eight; of two GPUs each three on four places; of eight ten on one.
+    assert alone[2] == pytest.approx(2 * alone[1], abs=0.11)
+    assert two[1] == pytest.approx(alone[1] / 2, rel=0.05)
+    assert two[2] == pytest.approx(3 * two[1], abs=0.2)
+    assert eight[2] == pytest.approx(10 * eight[1], abs=0.6)
+    assert eight[2] < 1.5 * alone[2], "all GPUs are busy however many a student has"
+
+
 def test_the_longest_go_first() -> None:
     assert makespan([1, 1, 1, 3], 2) == 3
     assert makespan([2, 2, 2], 2) == 4

@@ -3,16 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow.compute as pc
 
-from ddps_ray import manifest, storage
+from ddps_ray import foreign_sets, manifest, storage
 from ddps_ray.config import WHOLE, Recipe, Student, Teacher
-from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher
 from ddps_ray.selection import sets
@@ -44,6 +43,8 @@ class Trained:
         mosaic: Whether they are mosaics.
         digest: Of what it holds.
         bytes: Of its image files; None of the whole split.
+        soft: Whether it has soft labels of its own.
+        notes: What the user should know of it, a line each.
     """
 
     name: str
@@ -55,6 +56,8 @@ class Trained:
     mosaic: bool
     digest: str
     bytes: int | None
+    soft: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,22 +104,39 @@ class Cell:
         return storage.exists(run.path(FOLDER, self.file))
 
 
+def unfinished(grid: Iterable[Cell], run: Run) -> list[Cell]:
+    """The cells that have no row, by one listing of the folder."""
+    there = {info.base_name for info in storage.list_files(run.path(FOLDER), recursive=False)}
+    return [cell for cell in grid if cell.file not in there]
+
+
 def of(recipe: Recipe) -> list[Cell]:
     """All cells of a recipe.
 
     Raises:
-        UserError: A set is missing, there is none, or a student is there twice.
+        UserError: A set is missing, there is none, a student is there twice, or a protocol suits no set.
     """
     names = [networks.name(student) for student in recipe.evaluate.students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
-    return list(_cells(recipe, Run(recipe.run_dir)))
+    found = list(_cells(recipe, Run(recipe.run_dir)))
+    trained_by = {cell.protocol.name for cell in found}
+    if useless := [preset for preset in recipe.evaluate.protocols if preset not in trained_by]:
+        raise UserError(
+            f"evaluate.protocols: {useless[0]} is for sets with soft labels of their own, and none has them"
+        )
+    return found
 
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
+    tests: dict[tuple[str, ...], str] = {}
     for trained in _sets(recipe, run):
+        if trained.class_ids not in tests:
+            tests[trained.class_ids] = manifest.images_digest(run, str(recipe.data.val), trained.class_ids)
         for preset, name, about in _lessons(recipe):
+            if protocols.needs_soft_labels(preset) and not trained.soft:
+                continue
             facts = Facts(
                 ipc=trained.ipc,
                 classes=len(trained.class_ids),
@@ -129,7 +149,8 @@ def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
             called = teachers.name(name, about) if about else "none"
             for student in cfg.students:
                 protocol = protocols.resolve(preset, cfg, facts, student)
-                settings = _settings(recipe, trained, name if about else None, student, protocol)
+                tested = {"val": recipe.data.val, "val_digest": tests[trained.class_ids]}
+                settings = _settings(recipe, trained, name if about else None, student, protocol, tested)
                 for seed in dict.fromkeys(cfg.seeds):
                     yield Cell(trained, name, called, student, protocol, seed, settings)
 
@@ -143,13 +164,20 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
             yield preset, "", None
 
 
-def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, student: Student, protocol: Protocol) -> str:
+def _settings(
+    recipe: Recipe,
+    trained: Trained,
+    teacher_name: str | None,
+    student: Student,
+    protocol: Protocol,
+    tested: Mapping[str, Any],
+) -> str:
     taught = None if teacher_name is None else _taught(recipe, teacher_name)
     values: dict[str, Any] = asdict(protocol) | {
+        **tested,
         "size": recipe.evaluate.size,
-        "width": student.width,
+        "width": networks.width(student),
         "precision": recipe.evaluate.precision,
-        "val": recipe.data.val,
         "classes": len(trained.class_ids),
         "teacher": taught,
     }
@@ -168,6 +196,8 @@ def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
     found = [*_own(recipe, run), *_foreign(recipe, run)]
+    if not found:
+        raise sets.nothing(recipe)
     yield from found
     if recipe.evaluate.whole:
         for class_ids in dict.fromkeys(trained.class_ids for trained in found):
@@ -175,29 +205,17 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
 
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
-    only = recipe.evaluate.ipc
-    for name in sets.foreign(recipe):
+    for name, facts in foreign_sets.look(recipe, run).items():
         about = recipe.evaluate.foreign[name]
-        facts = foreign.look(name, about, *known_classes(recipe, run))
-        for note in facts.notes:
-            say(f"evaluate: warning: {note}")
-        if only is None or facts.ipc in only:
-            digest = storage.digest([facts.digest, about.model_dump(mode="json", exclude={"path"})])
-            ids, uri = facts.class_ids, about.path
-            yield Trained(name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size)
-
-
-def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, str]]:
-    """The label of each class id of the training split, and the WordNet ids that are known."""
-    rows = manifest.classes(run, recipe.data.train)
-    return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), manifest.wnids(run)
+        known = (facts.class_ids, about.path, facts.images, about.mosaic, foreign.identity(about, facts.digest))
+        yield Trained(name, FOREIGN, facts.ipc, *known, facts.size, facts.soft, facts.notes)
 
 
 def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
     """All training images of some classes."""
     counts = sets.images_by_class(run, recipe.data.train)
     images = sum(counts[class_id] for class_id in class_ids)
-    digest = run.require("index", "index")["fingerprint"]
+    digest = manifest.images_digest(run, recipe.data.train, class_ids)
     return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 

@@ -20,7 +20,7 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from ddps_ray import manifest, schemas, storage
+from ddps_ray import foreign_sets, manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
@@ -28,8 +28,9 @@ from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
 from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
+from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
-from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
+from ddps_ray.students import data, memory, networks, optimising, sets, syncing, teachers, training
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -70,8 +71,10 @@ def run(recipe: Recipe) -> None:
     if recipe.data.val is None:
         raise UserError("data.val: null, but students are tested on a validation split")
     grid = cells.of(recipe)
+    for note in dict.fromkeys(note for cell in grid for note in cell.set.notes):
+        say(f"evaluate: warning: {note}")
     _check(recipe, target, grid)
-    todo = [cell for cell in grid if not cell.is_done(target)]
+    todo = cells.unfinished(grid, target)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
     if todo:
         cluster.connect(recipe)
@@ -79,7 +82,7 @@ def run(recipe: Recipe) -> None:
         _train_all(recipe, target, todo, len(grid))
     for line in accuracy.table(target):
         say(line)
-    failed = [cell for cell in grid if not cell.is_done(target)]
+    failed = cells.unfinished(grid, target)
     if failed:
         reasons = target.path(FOLDER, FAILED)
         raise UserError(f"evaluate: {len(failed)} of {len(grid)} students could not be trained; why is in {reasons}")
@@ -90,7 +93,7 @@ def is_done(recipe: Recipe) -> bool:
     """Says whether every student of the recipe has its row; False where that cannot be known yet."""
     target = Run(recipe.run_dir)
     try:
-        return all(cell.is_done(target) for cell in cells.of(recipe))
+        return not cells.unfinished(cells.of(recipe), target)
     except UserError:
         return False
 
@@ -99,14 +102,15 @@ def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
-    device, share = trainers.device(), trainers.share()
+    device, share = _device(recipe), trainers.share()
     training_set = _load_set(target, recipe, one.set)
-    training_set.pictures.on(device)
-    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
+    parts, needed = _parts(recipe, one, device)  # before anything is there
+    training_set.pictures.on(device, needed)
     val = _load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
-        val.on(device)
-    means = Means(cfg.size, _bfloat16(recipe, device), _parts(recipe, one, device), share)
+        val.on(device, needed)
+    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
+    means = Means(cfg.size, _bfloat16(recipe, device), parts, share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -118,13 +122,14 @@ def train_group(recipe: Recipe, group: Group) -> None:
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
             if share.rank == 0:
-                say(f"{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
+                say(f"evaluate/{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
         outcome = work.run(validate, _Keeping(recipe, cell, share.world))
         if outcome is not None:
-            _write(recipe, target, cell, outcome, device, means.parts)
+            _write(recipe, target, cell, outcome, device, means)
     if val is not None:
-        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE), val.bad_class_ids())
+        for stage, pictures in ((STAGE, val), (f"{STAGE}-{WHOLE}", training_set.pictures)):
+            trainers.write_quarantine(target, stage, pictures.quarantine(stage), pictures.bad_class_ids())
 
 
 class Trainers:
@@ -136,17 +141,17 @@ class Trainers:
         while left:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
+            trainers.drop_cut_states(target, group.name)
             try:
                 trainers.fit(
                     train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
                 )
                 return
-            except (UserError, TrainingFailedError) as error:
-                left = [cell for cell in left if not cell.is_done(target)]
+            except (UserError, TrainingFailedError, trainers.Unreadable, OSError) as error:
+                left = cells.unfinished(left, target)
                 if not left:
                     return
-                _note_failure(target, left.pop(0), trainers.reason(error))
-                storage.remove(target.path(trainers.CHECKPOINTS, group.name))
+                _note_failure(target, left.pop(0), trainers.reason(error, target))
 
 
 class _Keeping:
@@ -184,6 +189,15 @@ def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
         if about.weights == "trained":
             target.require(stage, "teacher")
         teachers.check(about, folder, class_ids, wnids)
+    tested = set(data.class_ids(target, str(recipe.data.val)))
+    for each, _ in groupby(cell.set for cell in grid if cell.set.selector == FOREIGN):
+        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
+            raise UserError(
+                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
+                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
+            )
+    for cell in grid:
+        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
     for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
         networks.check(student, classes, recipe.evaluate.size)
 
@@ -199,7 +213,7 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
         about = recipe.all_teachers[name]
         uri = _measured(target, recipe, cell)
         if not storage.exists(uri):
-            trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
+            _measure(recipe, target, cell)
         found = json.loads(storage.read_bytes(uri))
         called = teachers.name(name, about)
         measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
@@ -209,9 +223,16 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
             raise UserError(f"teacher {called}: {wrong}")
 
 
+def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
+    try:
+        trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
+    except TrainingFailedError as error:
+        raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
+
+
 def measure_teacher(recipe: Recipe, cell: Cell) -> None:
     """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), trainers.device()
+    target, device = Run(recipe.run_dir), _device(recipe)
     val = _load_val(recipe, target, cell.set)
     fixed = _load_teacher(recipe, target, cell).to(device)
     measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
@@ -221,7 +242,7 @@ def measure_teacher(recipe: Recipe, cell: Cell) -> None:
 
 def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
     taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, recipe.data.val, cell.set.class_ids])
+    key = storage.digest([taught, recipe.evaluate.size, json.loads(cell.settings)["val_digest"], cell.set.class_ids])
     return target.path(FOLDER, "teachers", f"{key}.json")
 
 
@@ -233,18 +254,15 @@ def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> Non
     tally.forget(EPOCHS)
     pending = [starter.train.remote(recipe, group) for group in groups]
     work, ticker, begun = sum(group.work for group in groups), Ticker(_QUIET_SECONDS), time.monotonic()
-    told: set[str] = set()
     while pending:
         done, pending = ray.wait(pending, timeout=_QUIET_SECONDS)
         ray.get(done)
-        for cell in todo:
-            if cell.key not in told and cell.is_done(target):
-                told.add(cell.key)
         if ticker.due() or not pending:
+            left = len(cells.unfinished(todo, target))
             part = min(tally.total(EPOCHS)[0] / work, 1.0) if pending else 1.0
             spent = time.monotonic() - begun
             ahead = f", about {duration(spent * (1 - part) / part)} to go" if pending and part > 0 else ""
-            say(f"evaluate: {total - len(todo) + len(told)} of {total} students trained, {part:.0%} of the work{ahead}")
+            say(f"evaluate: {total - left} of {total} students trained, {part:.0%} of the work{ahead}")
 
 
 def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
@@ -252,7 +270,8 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     apart = cluster.trains_on_gpus(recipe)
     found: dict[str, list[Cell]] = {}
     for cell in todo:
-        same = (cell.settings, cell.set.name, cell.set.ipc, cell.set.digest, cell.seed if apart else None)
+        of_set = (cell.set.name, cell.set.ipc, cell.set.digest, cell.set.class_ids)
+        same = (cell.settings, cell.teacher, *of_set, cell.seed if apart else None)
         found.setdefault(storage.digest(same), []).append(cell)
     together = min(recipe.evaluate.together or slots, len(found))
     groups = [Group(f"{STAGE}-{key}", tuple(some), together) for key, some in found.items()]
@@ -264,12 +283,14 @@ def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Cal
 
 
 def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
-    if about.name == WHOLE:
+    if about.selector == WHOLE:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
-        return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
+        return foreign_sets.load(recipe, target, about.name, about.digest)
     distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
+    if own.digest(about.uri) != about.digest:
+        raise UserError(f"{about.uri} {sets.CHANGED}")
     return TrainingSet(distilled.pictures, distilled.mosaic)
 
 
@@ -283,33 +304,45 @@ def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
     return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
 
 
+def _device(recipe: Recipe) -> torch.device:
+    """Where this worker computes; what is to be float32 is not TF32 there, as PyTorch has it in convolutions."""
+    if recipe.evaluate.precision == "float32":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    return trainers.device()
+
+
 def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
     asked = recipe.evaluate.precision
     if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return asked == "bfloat16"
 
 
-def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
-    """Into how many parts a worker's share of a batch is cut, so that a step fits into what the GPU has free."""
+def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
+    """Into how many parts a worker's share of a batch is cut, and the bytes of a GPU that a step then needs.
+
+    As `ddps plan` has it, by all the memory of a GPU, of the smallest among those of the workers: which must have the
+    same number of parts, or BatchNorm would wait for ever.
+    """
     if device.type != "cuda":
-        return 1
+        return 1, 0
     about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
     dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
-    free, _ = torch.cuda.mem_get_info(device)
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
-    return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, free)
+    step = (cell.student, about, cell.protocol, size, classes, dtype, workers)
+    parts = memory.accumulation(*step, syncing.least(torch.cuda.mem_get_info(device)[1], device))
+    return parts, memory.needed(*step, parts)
 
 
 def _note_failure(target: Run, cell: Cell, reason: str) -> None:
-    say(f"{cell.title}, seed {cell.seed}: failed: {reason}")
-    row = _identity(cell) | {"protocol": cell.protocol.name, "reason": reason, "settings": cell.settings}
+    say(f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}")
+    row = _identity(cell) | {"reason": reason}
     columns = {column: [value] for column, value in row.items() if column in schemas.FAILURE.names}
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
 
 
 def _write(
-    recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device, parts: int
+    recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device, means: Means
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
@@ -321,19 +354,16 @@ def _write(
         "accuracy_best": outcome.accuracy_best,
         "best_epoch": outcome.best_epoch,
         "accuracy_teacher": reference,
-        "settings": cell.settings,
-        "class_digest": manifest.class_digest(cell.set.class_ids),
-        "protocol": cell.protocol.name,
         "seconds": outcome.seconds,
         "memory": _memory(device),
-        "set_digest": cell.set.digest,
         "set_bytes": cell.set.bytes,
-        "parts": parts,
+        "parts": means.parts,
+        "dtype": "bfloat16" if means.bfloat16 else "float32",
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
     storage.discard(target.path(FOLDER, FAILED, cell.file))
-    say(f"{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
+    say(f"evaluate/{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
@@ -344,6 +374,10 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "teacher": cell.called,
         "student": networks.name(cell.student),
         "seed": cell.seed,
+        "protocol": cell.protocol.name,
+        "settings": cell.settings,
+        "set_digest": cell.set.digest,
+        "class_digest": manifest.class_digest(cell.set.class_ids),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ddps_ray import manifest
+from ddps_ray import foreign_sets, manifest
 from ddps_ray.config import Recipe, Teacher
 from ddps_ray.console import Ticker, say
 from ddps_ray.errors import UserError
@@ -122,6 +122,9 @@ def train(recipe: Recipe, name: str, class_ids: list[str], stage: str) -> None:
     target, cfg, size, called = Run(recipe.run_dir), recipe.all_teachers[name], recipe.evaluate.size, _called(name)
     pictures = data.load_training(target, recipe.data.train, class_ids, size)
     share = trainers.share()
+    with teachers.named(name):
+        batch = min(cfg.batch, len(pictures))
+        optimising.check_workers("teacher.workers", share.world, batch, each=optimising.LEAST)
     torch.manual_seed(cfg.seed)
     model = trainers.prepare(networks.build(cfg.model, len(class_ids), size))
     ticker = Ticker(_SELDOM)
@@ -152,10 +155,11 @@ def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list
 
 
 def _class_sets(recipe: Recipe, everything: list[str]) -> list[list[str]]:
-    """The classes of each of our own sets on which students are trained, once each; the whole split has theirs."""
+    """The classes of each set on which students are trained, once each; the whole split has theirs."""
     own = recipe.distill.sets
     evaluated = [own[name] for name in recipe.evaluate.sets or own if name in own]
     found = [sorted(set(each.classes or everything)) for each in evaluated]
+    found += [list(facts.class_ids) for facts in foreign_sets.look(recipe, Run(recipe.run_dir)).values()]
     return [list(classes) for classes in dict.fromkeys(map(tuple, found))]
 
 

@@ -22,7 +22,6 @@ from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from torch import nn
 
 from ddps_ray import storage
@@ -31,7 +30,7 @@ from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.lost_nodes import LostNodes
-from ddps_ray.remedies import lasting_error, may_be_damage
+from ddps_ray.remedies import lasting_error, may_be_damage, user_error
 from ddps_ray.storage import Run
 from ddps_ray.students.optimising import Share
 
@@ -148,14 +147,20 @@ def _fit(trainer: Trainer) -> ray.train.Result:
     return trainer.fit()
 
 
-def reason(error: Exception) -> str:
-    """Why a training has failed, in a line: Ray Train's own first one says no more than that workers did."""
-    failures = list(error.worker_failures.values()) if isinstance(error, ray.train.WorkerGroupError) else []
-    cause = failures[0] if failures else error
-    if isinstance(cause, WorkerHealthCheckFailedError):
-        said = re.search(r"Worker exit detail: (.+)", str(cause))
-        return f"its process died {_FAILURES + 1} times: {said[1] if said else first_line(cause.health_check_failure)}"
-    return first_line(cause) if isinstance(cause, UserError) else f"{type(cause).__name__}: {first_line(cause)}"
+def reason(error: Exception, run: Run) -> str:
+    """Why a training failed, in a line.
+
+    Args:
+        error: What `fit` raised.
+        run: Run directory.
+    """
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    first = failures[min(failures)]
+    if known := user_error(first, run.uri):
+        return known
+    said = str(first)
+    last = said.strip().rpartition("\n")[2].strip()
+    return last if said.startswith("Traceback") else f"{type(first).__name__}: {last}"
 
 
 def share() -> Share:
@@ -198,6 +203,15 @@ def _loaded(file: Path, run: Run, name: str) -> dict[str, Any]:
         return dict(torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True))
     except Exception as error:  # torch knows a dozen ways in which it can be damaged
         raise UserError(_begin_anew(run, name, first_line(error))) from error
+
+
+def drop_cut_states(run: Run, name: str) -> None:
+    """Deletes the states of a training whose list was cut, as a kill may leave it: a short one then begins anew."""
+    try:
+        _check_snapshot(run, name)
+    except UserError as error:
+        say(f"warning: {error}; that is done here")
+        storage.remove(run.path(CHECKPOINTS, name))
 
 
 def _check_snapshot(run: Run, name: str) -> None:

@@ -101,8 +101,13 @@ def evaluated(recipe: Recipe) -> list[tuple[str, int]]:
         if only is None or ipc in only
     ]
     if not found and not foreign(recipe):
-        raise UserError(f"evaluate.ipc: nothing to do: no set has an IPC of {list(only or ())}")
+        raise nothing(recipe)
     return found
+
+
+def nothing(recipe: Recipe) -> UserError:
+    """Says that there is no set on which students are trained."""
+    return UserError(f"evaluate.ipc: nothing to do: no set has an IPC of {list(recipe.evaluate.ipc or ())}")
 
 
 def foreign(recipe: Recipe) -> list[str]:

@@ -26,7 +26,7 @@ MEMORY_LIMIT = 2 << 30
 """Bytes of training images that a process holds in memory where the cache on disk has no room for them."""
 
 _AHEAD = 3
-_SHARE = 4  # a quarter of a GPU's free memory may go to images
+_SHARE = 4  # a quarter of a GPU's free memory may go to images, if a step has room beside them
 
 
 class Pictures:
@@ -102,8 +102,12 @@ class Pictures:
         made._held_NHWC = images_NCHW.permute(0, 2, 3, 1).contiguous()
         return made
 
-    def on(self, device: torch.device) -> Self:
+    def on(self, device: torch.device, needed: int = 0) -> Self:
         """Holds the images on a GPU if they take less than a quarter of its free memory, so that batches are there.
+
+        Args:
+            device: The GPU; with a CPU nothing changes.
+            needed: Bytes of the free memory that have to be left.
 
         Returns:
             These pictures; as they were on a CPU, or without room.
@@ -111,7 +115,7 @@ class Pictures:
         if device.type != "cuda" or self._held_NHWC is None:
             return self
         free, _ = torch.cuda.mem_get_info(device)
-        if self._held_NHWC.nbytes < free // _SHARE:
+        if self._held_NHWC.nbytes < min(free // _SHARE, free - needed):
             self._held_NHWC = self._held_NHWC.to(device)
             self._held = None  # which lets go of the cache
         return self

@@ -117,10 +117,15 @@ def from_torchvision(arch: str, classes: int, size: int) -> nn.Module:
 
 def name(network: Network) -> str:
     """What tables and file names call a network: its architecture, and whatever differs from the defaults."""
-    wide = _CONVNET.fullmatch(network.arch) and network.width != Network.model_fields["width"].default
-    width = f"-w{network.width}" if wide else ""
+    wide = width(network) not in (None, Network.model_fields["width"].default)
+    suffix = f"-w{network.width}" if wide else ""
     rate = f"-lr{network.lr:g}" if isinstance(network, Student) and network.lr is not None else ""
-    return f"{network.arch}{width}{rate}"
+    return f"{network.arch}{suffix}{rate}"
+
+
+def width(network: Network) -> int | None:
+    """Channels of a ConvNet; None for other networks, which have their own."""
+    return network.width if _CONVNET.fullmatch(network.arch) else None
 
 
 def canonical(arch: str) -> str:

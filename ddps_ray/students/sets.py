@@ -3,21 +3,43 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
 from torch import Tensor
 
 from ddps_ray.config import Evaluate
+from ddps_ray.errors import UserError
 from ddps_ray.students import foreign
 from ddps_ray.students.data import Pictures
 
+CHANGED = "has changed since the evaluation began: run it again, and students are trained on the set as it is now"
+"""Said of a set that is not the one under whose digest a student would be filed."""
 
-def load_foreign(name: str, settings: Evaluate, labels: Mapping[str, int], wnids: Mapping[str, str]) -> "TrainingSet":
-    """Loads a set that another program has made; arguments and errors as of `foreign.look`."""
+
+def load_foreign(
+    name: str,
+    settings: Evaluate,
+    labels: Mapping[str, int],
+    wnids: Mapping[str, str],
+    digest: str,
+    record: str | None = None,
+) -> "TrainingSet":
+    """Loads a set that another program has made, if it is still the one that was looked at.
+
+    Args:
+        name: As of `foreign.load`, and so are `labels`, `wnids` and `record`.
+        settings: They have the set's.
+        labels: Numbers of the class ids.
+        wnids: WordNet ids.
+        digest: Its `foreign.identity` when it was looked at.
+        record: Where `foreign.look` has kept what it found.
+
+    Raises:
+        UserError: It is another set now; or as of `foreign.load`.
+    """
     about = settings.foreign[name]
-    found = foreign.load(name, about, labels, wnids, settings.size)
-    class_ids = [found.class_ids[label] for label in found.labels_N.tolist()]
-    rows = pa.table({"image_id": found.ids, "uri": found.ids, "class_id": class_ids})
-    return TrainingSet(Pictures.of(found.images_NCHW, found.labels_N, rows), about.mosaic, found.given_NK)
+    found = foreign.load(name, about, labels, wnids, settings.size, record)
+    if foreign.identity(about, found.digest) != digest:
+        raise UserError(f"evaluate.foreign.{name}: {about.path} {CHANGED}")
+    return TrainingSet(found.pictures, about.mosaic, found.given_NK)
 
 
 @dataclass(frozen=True)

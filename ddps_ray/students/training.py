@@ -15,7 +15,7 @@ from ddps_ray.students import augment
 from ddps_ray.students.augment import Augmentation
 from ddps_ray.students.data import Pictures
 from ddps_ray.students.losses import LOSSES, Targets
-from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, epoch_batches, unwrapped
+from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, epoch_batches, parts_of, unwrapped
 from ddps_ray.students.protocols import Protocol
 from ddps_ray.students.schedules import SCHEDULES
 from ddps_ray.students.sets import TrainingSet
@@ -175,7 +175,7 @@ class Training:
             group["lr"] = protocol.lr * SCHEDULES[protocol.schedule](epoch, protocol.epochs)
         self._student.train()
         draws = generator(self._seed, f"epoch={epoch}", "augmentation")
-        chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch, self._means.share.world)
+        chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch)
         for images_NCHW, labels_N, given_NK in self._set.batches(chunks):
             yield self._step(*self._mixed(images_NCHW, labels_N, given_NK, draws))
 
@@ -198,11 +198,10 @@ class Training:
 
     def _step(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
         share, whole = self._means.share, len(images_NCHW)
-        mine_N = torch.arange(share.rank, whole, share.world, device=self._device)
         total = torch.zeros((), device=self._device)
         self._optimiser.zero_grad(set_to_none=True)
-        parts = mine_N.chunk(self._means.parts)
-        for number, part_N in enumerate(parts):
+        parts = parts_of(whole, share, self._means.parts)
+        for number, part_N in enumerate(part_N.to(self._device) for part_N in parts):
             weight = len(part_N) * share.world / whole  # the mean over workers is then that over the batch
             with self._without_talk(last=number + 1 == len(parts)):
                 loss = weight * self._loss_of(images_NCHW[part_N], targets.part(part_N))

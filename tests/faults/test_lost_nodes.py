@@ -1,7 +1,6 @@
 """A training outlives any number of its nodes, but not a fault of its own that comes back."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,10 +74,4 @@ def test_a_process_that_always_dies_ends_its_training(tmp_path: Path, monkeypatc
     with pytest.raises(WorkerGroupError) as caught:
         trainers.fit(_die, {"tries": str(tries)}, Run(recipe.run_dir), "dying", 1, recipe)
     assert tries.read_text().splitlines() == ["once more"] * 2
-    assert re.match(r"its process died 2 times: .*exit", trainers.reason(caught.value))
-
-
-def test_the_reason_of_a_failure_is_what_a_worker_raised() -> None:
-    error = RuntimeError("CUDA out of memory: tried to allocate 2 GiB\nmore")
-    said = trainers.reason(WorkerGroupError("[Rank 0 Error Snippet]:\n", {0: error}))
-    assert said == "RuntimeError: CUDA out of memory: tried to allocate 2 GiB"
+    assert "worker process has died" in trainers.reason(caught.value, Run(recipe.run_dir))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from ddps_ray import schemas
-from ddps_ray.config import Recipe, Student
+from ddps_ray.config import Network, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, evaluate, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
+from ddps_ray.students.protocols import Facts, resolve
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Training
 from tests.students import inputs
@@ -216,6 +218,43 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
         evaluate.run(made)
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A process in which TF32 is allowed everywhere."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("auto", True)])
+def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
+    prepare(tmp_path, scenes, made)
+    evaluate.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
+
+
+def test_what_fits_by_the_plan_is_not_cut_because_of_what_is_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, total = 12 << 30, 22 << 30  # an L4 on which a set, validation images and the teacher are
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    made = recipe(tmp_path, size=224, precision="bfloat16").model_copy(
+        update={"teacher": Teacher(model=Network(arch="resnet18"))}
+    )
+    about = cells.Trained("ddps", "ddps", 50, tuple(f"n{n:08d}" for n in range(1000)), "", 50_000, False, "", 1)
+    facts = Facts(50, 1000, 50_000, False, 224, "imagenet", "resnet18")
+    student = Student(arch="resnet101")
+    protocol = resolve("rded", made.evaluate, facts, student)
+    assert protocol.batch == 200
+    parts, needed = evaluate._parts(
+        made, cells.Cell(about, "", "resnet18", student, protocol, 0, ""), torch.device("cuda")
+    )
+    assert parts == 1
+    assert needed / 2**30 == pytest.approx(15.0, abs=0.05)  # the memory of the plan
+
+
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
     made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
     prepare(tmp_path, scenes, made)
@@ -232,6 +271,22 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
     evaluate.run(made)
     found = {row["set_name"]: (row["selector"], row["ipc"], row["images"], row["set_bytes"]) for row in rows(made)}
     assert found["whole"] == ("whole", 12, 24, None)
+
+
+def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    others = ["ball", "dice"]
+    made = recipe(tmp_path / "run", sets=["chance", "others"], whole=True, protocols=["hard"])
+    asked = made.distill.sets | {"others": made.distill.sets["chance"].model_copy(update={"classes": tuple(others)})}
+    made = made.model_copy(update={"distill": made.distill.model_copy(update={"sets": asked})})
+    run = inputs.indexed(tmp_path / "run", scenes)
+    inputs.distilled(run, scenes, "chance", 12, SUBSET, 1, made)
+    inputs.distilled(run, scenes, "others", 12, others, 1, made)
+    grid = cells.of(made)
+    groups = evaluate._groups(made, grid, 1)
+    assert sum(len(group.cells) for group in groups) == len(grid) == 8
+    assert all(len({cell.set for cell in group.cells}) == 1 for group in groups)
+    wholes = {cell.set.digest: cell.set.class_ids for cell in grid if cell.set.name == "whole"}
+    assert sorted(wholes.values()) == [tuple(SUBSET), tuple(others)]
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:

@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from ray.train import TrainingFailedError
 
 from ddps_ray import schemas
+from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import trainers
 from ddps_ray.storage import Run
@@ -43,6 +45,23 @@ def test_a_subset_of_the_classes_forgets_no_bad_image_of_the_others(tmp_path: Pa
     assert _listed(tmp_path) == uris
 
 
+def fails() -> None:
+    """What a worker does that has no memory left."""
+    raise RuntimeError("the allocator says:\nno memory for 3 GiB")
+
+
+def test_the_reason_of_a_failure_is_the_workers_own(ray_session: None, tmp_path: Path) -> None:
+    values = {"run_dir": str(tmp_path), "data": {"root": "unused"}, "model": {"path": "quickstart"}}
+    run = Run(str(tmp_path))
+    with pytest.raises(TrainingFailedError) as failure:
+        trainers.fit(fails, {}, run, "fails", 1, Recipe.model_validate(values))
+    assert trainers.reason(failure.value, run).endswith("no memory for 3 GiB")
+    assert trainers.reason(OSError(28, "No space left on device", "/disk/x"), run).startswith(
+        "/disk/x: no space is left"
+    )
+    assert trainers.reason(ValueError("odd"), run) == "ValueError: odd"
+
+
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
     """What Ray Train and a worker leave of a training that was killed: a list of states, and one of them."""
@@ -72,6 +91,18 @@ def test_a_listed_state_that_is_missing_is_told_before_the_training(training: Pa
     shutil.rmtree(next(training.glob("checkpoint_2*")))
     with pytest.raises(UserError, match=_begins_anew(training)):
         trainers._check_snapshot(Run(str(tmp_path)), "teacher")
+
+
+def test_states_whose_list_was_cut_are_dropped_where_a_training_is_short(
+    training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainers.drop_cut_states(run := Run(str(tmp_path)), "teacher")
+    assert training.exists() and not capsys.readouterr().out
+    file = training / "checkpoint_manager_snapshot.json"
+    file.write_bytes(file.read_bytes()[:100])
+    trainers.drop_cut_states(run, "teacher")
+    assert not training.exists()
+    assert capsys.readouterr().out.startswith(f"warning: {training}: the state of the training is damaged (")
 
 
 @pytest.mark.parametrize("size", [None, 0, 100, -100])

@@ -8,7 +8,16 @@ from ddps_ray import storage
 from ddps_ray.config import ForeignSet
 from ddps_ray.students import foreign
 from tests.stores.conftest import Store
-from tests.students.test_foreign import LABELS, NUMBERS, pixels, write_folders, write_parquet, write_tensors
+from tests.students.test_foreign import (
+    LABELS,
+    NUMBERS,
+    images_of,
+    labels_of,
+    pixels,
+    write_folders,
+    write_parquet,
+    write_tensors,
+)
 
 
 def test_a_set_in_a_store_is_the_same_as_here(store: Store, tmp_path: Path) -> None:
@@ -24,5 +33,5 @@ def test_a_set_in_a_store_is_the_same_as_here(store: Store, tmp_path: Path) -> N
         ours, theirs = (foreign.look("theirs", settings, LABELS, {}) for settings in (here, there))
         assert (theirs.digest, theirs.size, theirs.counts) == (ours.digest, ours.size, ours.counts)
         found = foreign.load("theirs", there, LABELS, {}, 8)
-        assert torch.equal(found.images_NCHW, pixels()), kind
-        assert torch.equal(found.labels_N, NUMBERS), kind
+        assert torch.equal(images_of(found), pixels()), kind
+        assert labels_of(found) == NUMBERS.tolist(), kind

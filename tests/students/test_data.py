@@ -120,6 +120,13 @@ def test_batches_come_from_the_gpu_where_the_images_fit(broken: pa.Table) -> Non
     assert sorted(pictures.bad) == [1, 3]
 
 
+def test_images_leave_a_step_its_room_on_the_gpu(broken: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = Pictures(broken, ["a", "b"], lambda image: image, 64)  # five of 3 × 64² bytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 2_000_000))
+    ((images, _),) = pictures.on(torch.device("cuda"), needed=1_000_000 - 5 * 3 * 64**2).in_order(5)
+    assert images.device.type == "cpu"
+
+
 def test_chunks_come_in_the_order_asked_however_they_are_held(scenes: Path) -> None:
     files = sorted((scenes / "train" / "gem").glob("*.png"))
     rows = pa.table({"image_id": [file.name for file in files], "uri": list(map(str, files)), "class_id": ["x"] * 12})

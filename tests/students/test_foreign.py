@@ -1,6 +1,7 @@
 """Foreign sets: the same images in each format are the same set, and what is not one is refused in one line."""
 
 import io
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddps_ray.config import ForeignSet
+from ddps_ray.config import Evaluate, ForeignSet
 from ddps_ray.errors import UserError
-from ddps_ray.students import foreign
+from ddps_ray.sources import wordnet
+from ddps_ray.students import foreign, sets
 
 LABELS = {"n02102040": 0, "n03000684": 1, "n03445777": 2}
 IDS = tuple(LABELS)
@@ -71,6 +73,16 @@ def load(path: Path, size: int = SIDE, known: dict[str, int] = LABELS, **setting
 
 def look(path: Path, known: dict[str, int] = LABELS, **settings: Any) -> foreign.Facts:
     return foreign.look("theirs", ForeignSet(path=str(path), **settings), known, {})
+
+
+def images_of(found: foreign.Foreign) -> Tensor:
+    """Its images, N×3×S×S."""
+    return torch.cat([images_NCHW for images_NCHW, _ in found.pictures.in_order(4)])
+
+
+def labels_of(found: foreign.Foreign) -> list[int]:
+    """The index of each image's class."""
+    return [int(label) for label in found.pictures.labels_N]
 
 
 def refused(path: Path, **settings: Any) -> str:
@@ -140,9 +152,9 @@ def test_the_same_images_in_each_format_are_the_same_set(kind: str, tmp_path: Pa
     found, facts = load(path, **settings), look(path, **settings)
 
     assert found.class_ids == facts.class_ids == IDS
-    assert found.labels_N.tolist() == [0, 0, 1, 1, 2, 2]
+    assert labels_of(found) == [0, 0, 1, 1, 2, 2]
     assert found.given_NK is None
-    torch.testing.assert_close(found.images_NCHW.float(), pixels().float(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(images_of(found).float(), pixels().float(), atol=1e-3, rtol=0)
     assert facts.counts == dict.fromkeys(IDS, 2)
     assert (facts.images, facts.ipc, facts.side, facts.notes) == (6, 2, SIDE, ())
     assert facts.size == found.size == sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
@@ -152,13 +164,12 @@ def test_the_same_images_in_each_format_are_the_same_set(kind: str, tmp_path: Pa
 def test_safetensors_are_read(tmp_path: Path) -> None:
     safetensors.torch.save_file({"images": pixels(), "labels": NUMBERS}, tmp_path / "a.safetensors")
     found = load(tmp_path / "a.safetensors")
-    assert torch.equal(found.images_NCHW, pixels())
-    assert found.labels_N.tolist() == NUMBERS.tolist()
+    assert torch.equal(images_of(found), pixels())
+    assert labels_of(found) == NUMBERS.tolist()
 
 
 def test_encoded_images_are_rows_that_can_be_read_like_those_of_our_own_sets(tmp_path: Path) -> None:
-    rows = look(write_folders(tmp_path)).rows
-    assert rows is not None
+    rows = load(write_folders(tmp_path)).pictures.rows
     assert rows["image_id"].to_pylist()[0] == "n02102040/0.png"
     assert rows["uri"].to_pylist()[5] == str(tmp_path / "n03445777" / "5.png")
     assert rows["class_id"].to_pylist() == [IDS[number] for number in NUMBERS]
@@ -170,8 +181,8 @@ def test_floats_beyond_0_to_1_are_kept_as_they_are(tmp_path: Path) -> None:
     images[1] = -0.25
     path = write_tensors(tmp_path / "a.pt", (images, torch.tensor([0, 1, 2])))
     found = load(path, 4, mean=(0, 0, 0), std=(1, 1, 1))
-    assert found.images_NCHW.dtype == torch.float32
-    assert found.images_NCHW[:, 0, 0, 0].tolist() == [382.5, -63.75, 127.5]
+    assert images_of(found).dtype == torch.float32
+    assert images_of(found)[:, 0, 0, 0].tolist() == [382.5, -63.75, 127.5]
 
 
 def test_soft_labels_are_probabilities_in_the_order_of_the_classes(tmp_path: Path) -> None:
@@ -182,7 +193,7 @@ def test_soft_labels_are_probabilities_in_the_order_of_the_classes(tmp_path: Pat
     assert found.class_ids == IDS
     assert found.given_NK is not None
     torch.testing.assert_close(found.given_NK, torch.tensor([[0.2, 0.1, 0.7], [0.8, 0.1, 0.1]]))
-    assert found.labels_N.tolist() == [2, 0]
+    assert labels_of(found) == [2, 0]
 
     path = write_tensors(tmp_path / "b.pt", {"image_tensor": pixels()[:2], "soft_labels": logits.exp()})
     same = load(path, classes=columns, soft_labels="probabilities")
@@ -190,15 +201,15 @@ def test_soft_labels_are_probabilities_in_the_order_of_the_classes(tmp_path: Pat
 
 
 def test_images_of_another_size_are_resized_alike_in_files_and_in_bytes(tmp_path: Path) -> None:
-    files = load(write_folders(tmp_path / "files"), 6).images_NCHW
-    held = load(write_tensors(tmp_path / "a.pt", (pixels(), NUMBERS)), 6).images_NCHW
+    files = images_of(load(write_folders(tmp_path / "files"), 6))
+    held = images_of(load(write_tensors(tmp_path / "a.pt", (pixels(), NUMBERS)), 6))
     assert files.shape == (6, 3, 6, 6)
     assert torch.equal(files, held)
     first = Image.open(io.BytesIO(png(pixels()[0]))).resize((6, 6), Image.Resampling.BICUBIC)
     assert np.array_equal(files[0].permute(1, 2, 0).numpy(), np.array(first))
     smooth = torch.linspace(0, 1, 8).expand(2, 3, 8, 8).contiguous()
     path = write_tensors(tmp_path / "b.pt", (smooth, torch.tensor([0, 1])))
-    floats = load(path, 16, mean=(0, 0, 0), std=(1, 1, 1)).images_NCHW
+    floats = images_of(load(path, 16, mean=(0, 0, 0), std=(1, 1, 1)))
     assert floats.shape == (2, 3, 16, 16)
     assert floats.mean().item() == pytest.approx(127.5, abs=0.5)
 
@@ -207,13 +218,13 @@ def test_of_a_run_of_mtt_with_zca_the_images_are_taken_that_were_brought_back(tm
     write_tensors(tmp_path / "labels_best.pt", NUMBERS)
     write_tensors(tmp_path / "images_best.pt", torch.randn(6, 3, SIDE, SIDE))
     write_tensors(tmp_path / "images_zca_best.pt", pixels())
-    assert torch.equal(load(tmp_path).images_NCHW, pixels())
+    assert torch.equal(images_of(load(tmp_path)), pixels())
 
 
 def test_labels_may_be_in_a_file_of_any_name(tmp_path: Path) -> None:
     write_tensors(tmp_path / "a.pt", {"images": pixels()})
     write_tensors(tmp_path / "b.pt", {"labels": NUMBERS, "soft_labels": torch.rand(6, 3)})
-    assert load(tmp_path, images="a.pt", labels="b.pt").labels_N.tolist() == NUMBERS.tolist()
+    assert labels_of(load(tmp_path, images="a.pt", labels="b.pt")) == NUMBERS.tolist()
     assert load(tmp_path / "a.pt", labels="b.pt", soft_labels="logits").given_NK is not None
 
 
@@ -222,10 +233,10 @@ def test_of_a_long_image_the_middle_is_taken_and_that_is_said(tmp_path: Path) ->
     wide[:, 2:6] = 200
     (tmp_path / IDS[0]).mkdir()
     Image.fromarray(wide).save(tmp_path / IDS[0] / "a.png")
-    assert load(tmp_path, 4).images_NCHW.unique().tolist() == [200]
+    assert images_of(load(tmp_path, 4)).unique().tolist() == [200]
     facts = look(tmp_path)
     assert facts.side == 4
-    assert "warning: 1 of its images are not square: of those the middle is taken" in facts.notes
+    assert facts.notes == ("evaluate.foreign.theirs: 1 of its images are not square: of those the middle is taken",)
 
 
 def test_names_are_class_ids_or_wordnet_ids_and_numbers_the_data_sets_labels(tmp_path: Path) -> None:
@@ -234,13 +245,13 @@ def test_names_are_class_ids_or_wordnet_ids_and_numbers_the_data_sets_labels(tmp
     settings = ForeignSet(path=str(write_folders(tmp_path / "wnids")))
     found = foreign.load("theirs", settings, named, wnids, SIDE)
     assert found.class_ids == ("ball", "saw", "springer")
-    assert found.labels_N.tolist() == [2, 2, 1, 1, 0, 0]
+    assert labels_of(found) == [2, 2, 1, 1, 0, 0]
 
     path = write_tensors(
         tmp_path / "a.pt", (pixels(), NUMBERS)
     )  # label 0 is the springer, which is not the first by name
-    assert load(path, known=named).labels_N.tolist() == [2, 2, 1, 1, 0, 0]
-    assert load(path, known=named, classes=("ball", "saw", "springer")).labels_N.tolist() == NUMBERS.tolist()
+    assert labels_of(load(path, known=named)) == [2, 2, 1, 1, 0, 0]
+    assert labels_of(load(path, known=named, classes=("ball", "saw", "springer"))) == NUMBERS.tolist()
 
 
 def test_folders_called_by_number_are_those_numbers_in_any_order_of_the_ids(tmp_path: Path) -> None:
@@ -256,7 +267,7 @@ def test_parquet_labels_go_by_the_names_that_the_file_has_for_them(tmp_path: Pat
     names = '["n03445777", "n03000684", "n02102040"]'
     features = f'{{"info": {{"features": {{"label": {{"_type": "ClassLabel", "names": {names}}}}}}}}}'
     path = write_parquet(tmp_path / "a.parquet", NUMBERS.tolist(), metadata={"huggingface": features})
-    assert load(path).labels_N.tolist() == [2, 2, 1, 1, 0, 0]
+    assert labels_of(load(path)) == [2, 2, 1, 1, 0, 0]
 
 
 def test_the_training_split_is_taken_of_parquet_files(tmp_path: Path) -> None:
@@ -268,16 +279,17 @@ def test_the_training_split_is_taken_of_parquet_files(tmp_path: Path) -> None:
 def test_the_classes_may_be_in_a_file(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("n03445777\nn03000684\n\nn02102040\n")
     path = write_tensors(tmp_path / "a.pt", (pixels(), NUMBERS))
-    assert load(path, classes=str(tmp_path / "classes.txt")).labels_N.tolist() == [2, 2, 1, 1, 0, 0]
+    assert labels_of(load(path, classes=str(tmp_path / "classes.txt"))) == [2, 2, 1, 1, 0, 0]
 
 
 def test_what_cannot_be_known_is_said(tmp_path: Path) -> None:
     path = write_tensors(tmp_path / "a.pt", (pixels()[:5], NUMBERS[:5]))
     assert look(path).notes == (
-        "warning: its classes differ in number: 1 images of n03445777, 2 of n02102040; its IPC is their rounded mean",
+        "evaluate.foreign.theirs: its classes differ in number: 1 images of n03445777, 2 of n02102040; "
+        "its IPC is their rounded mean",
     )
     path = write_tensors(tmp_path / "b.pt", (pixels()[:4], NUMBERS[:4]))
-    assert look(path).notes[0].startswith("warning: its labels are numbers, of 2 of the data set's 3 classes")
+    assert "theirs: its labels are numbers, of 2 of the data set's 3 classes" in look(path).notes[0]
     assert look(path, classes=IDS[:2]).notes == ()
     path = write_tensors(tmp_path / "c.pt", (normalised(), NUMBERS))
     assert "of its values are outside of 0..1" in look(path, mean=(0, 0, 0), std=(1, 1, 1)).notes[0]
@@ -295,6 +307,118 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
     assert one.digest == other.digest
     (tmp_path / "other" / IDS[0] / "0.png").write_bytes(png(pixels()[3]))
     assert look(tmp_path / "other").digest != one.digest
+
+
+def test_the_digest_knows_the_order_that_a_file_of_classes_gives(tmp_path: Path) -> None:
+    path, file = write_tensors(tmp_path / "a.pt", (pixels(), NUMBERS)), tmp_path / "classes.txt"
+    file.write_text("\n".join(IDS))
+    before = look(path, classes=str(file)).digest
+    file.write_text("\n".join(reversed(IDS)))
+    assert look(path, classes=str(file)).digest != before
+
+
+ORDER = "numbers without names, and taken as the data set's own: 0 is n02102040, 1 is n03000684, 2 is n03445777"
+
+
+def test_numbers_without_names_may_be_in_another_order_than_that_of_the_wordnet_ids(tmp_path: Path) -> None:
+    wnids = {class_id: class_id for class_id in IDS}
+
+    def notes(path: Path, **settings: Any) -> tuple[str, ...]:
+        return foreign.look("theirs", ForeignSet(path=str(path), **settings), LABELS, wnids).notes
+
+    tensors = write_tensors(tmp_path / "a.pt", (pixels(), NUMBERS))
+    assert f"theirs: its labels are {ORDER}" in notes(tensors)[0]
+    assert notes(tensors, classes=IDS) == ()
+    assert f"its labels are {ORDER}" in notes(write_parquet(tmp_path / "a.parquet", NUMBERS.tolist()))[0]
+    assert f"its class folders are {ORDER}" in notes(write_folders(tmp_path / "numbers", ("0", "1", "2")))[0]
+    soft = write_tensors(tmp_path / "soft.pt", (pixels(), torch.randn(6, 3)))
+    assert f"its columns of labels are {ORDER}" in notes(soft, soft_labels="logits")[0]
+    assert notes(write_folders(tmp_path / "names")) == ()
+    assert notes(write_parquet(tmp_path / "b.parquet", [IDS[number] for number in NUMBERS])) == ()
+
+
+def test_the_order_of_all_of_imagenet_is_everyones(tmp_path: Path) -> None:
+    labels = {wnid: number for number, wnid in enumerate(wordnet.imagenet())}
+    numbers = torch.arange(1000)
+    path = write_tensors(tmp_path / "a.pt", (torch.zeros(1000, 3, 1, 1, dtype=torch.uint8), numbers))
+    settings = ForeignSet(path=str(path))
+    assert foreign.look("theirs", settings, labels, {wnid: wnid for wnid in labels}).notes == ()
+
+
+def spoil(path: Path) -> None:
+    """Makes a file's content another, but neither its size nor its time, so that whoever reads it can be told."""
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["class folders", "uint8 tensors"])
+def test_a_set_that_has_not_changed_is_not_read_again_to_be_looked_at(kind: str, tmp_path: Path) -> None:
+    path, record = EXACT[kind][0](tmp_path / "set"), str(tmp_path / "record")
+    settings = ForeignSet(path=str(path))
+    before = foreign.look("theirs", settings, LABELS, {}, record)
+    file = path if path.is_file() else next(each for each in path.rglob("*") if each.is_file())
+    spoil(file)
+    assert foreign.look("theirs", settings, LABELS, {}, record) == before
+    assert foreign.look("ours", settings, LABELS, {}, record).digest == before.digest
+    os.utime(file, ns=(0, 0))
+    with pytest.raises(UserError, match=r"^evaluate\.foreign\.theirs: "):
+        foreign.look("theirs", settings, LABELS, {}, record)
+
+
+def test_what_is_recorded_of_tensors_is_of_their_settings(tmp_path: Path) -> None:
+    path, record = write_tensors(tmp_path / "a.pt", (normalised(), NUMBERS)), str(tmp_path / "record")
+    right = foreign.look("theirs", ForeignSet(path=str(path), **NORMALISED), LABELS, {}, record)
+    wrong = foreign.look("theirs", ForeignSet(path=str(path), mean=(0, 0, 0), std=(1, 1, 1)), LABELS, {}, record)
+    assert (right.notes, len(wrong.notes)) == ((), 1)
+    for file in (tmp_path / "record").iterdir():
+        file.write_text("{")
+    assert foreign.look("theirs", ForeignSet(path=str(path), **NORMALISED), LABELS, {}, record) == right
+
+
+def test_encoded_images_are_decoded_once_for_all_trainings(tmp_path: Path) -> None:
+    path, record = write_folders(tmp_path / "set"), str(tmp_path / "record")
+    settings = ForeignSet(path=str(path))
+    foreign.look("theirs", settings, LABELS, {}, record)
+    first = foreign.load("theirs", settings, LABELS, {}, SIDE, record)
+    for file in path.rglob("*.png"):
+        spoil(file)
+    second = foreign.load("theirs", settings, LABELS, {}, SIDE, record)
+    assert torch.equal(images_of(second), pixels())
+    assert (second.digest, second.size) == (first.digest, first.size)
+
+
+@pytest.mark.parametrize("kind", ["class folders", "Parquet of labels", "uint8 tensors"])
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_set_that_has_changed_since_it_was_looked_at_is_not_trained_on(
+    kind: str, recorded: bool, tmp_path: Path
+) -> None:
+    path, record = EXACT[kind][0](tmp_path / "set"), str(tmp_path / "record") if recorded else None
+    settings = Evaluate(size=SIDE, foreign={"theirs": ForeignSet(path=str(path))})
+    facts = foreign.look("theirs", settings.foreign["theirs"], LABELS, {}, record)
+    digest = foreign.identity(settings.foreign["theirs"], facts.digest)
+    assert len(sets.load_foreign("theirs", settings, LABELS, {}, digest, record)) == 6
+    other = pixels().flip(0)
+    if kind == "class folders":
+        (path / IDS[0] / "0.png").write_bytes(png(other[0]))
+    elif kind == "uint8 tensors":
+        write_tensors(path, {"images": other, "labels": NUMBERS})
+    else:
+        write_parquet(path / "train-00000-of-00001.parquet", NUMBERS.flip(0).tolist())
+    with pytest.raises(UserError) as caught:
+        sets.load_foreign("theirs", settings, LABELS, {}, digest, record)
+    assert str(caught.value).startswith(f"evaluate.foreign.theirs: {path} has changed since the evaluation began")
+
+
+def test_an_image_that_comes_later_makes_it_another_set(tmp_path: Path) -> None:
+    path, record = write_folders(tmp_path / "set"), str(tmp_path / "record")
+    settings = Evaluate(size=SIDE, foreign={"theirs": ForeignSet(path=str(path))})
+    facts = foreign.look("theirs", settings.foreign["theirs"], LABELS, {}, record)
+    (path / IDS[0] / "9.png").write_bytes(png(pixels()[0]))
+    with pytest.raises(UserError, match="has changed since the evaluation began"):
+        sets.load_foreign(
+            "theirs", settings, LABELS, {}, foreign.identity(settings.foreign["theirs"], facts.digest), record
+        )
 
 
 class Pickled:
@@ -443,7 +567,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     write_folders(tmp_path / "two")
     write_tensors(tmp_path / "two" / "a.pt", (pixels(), NUMBERS))
     assert "two could be read as imagefolder or tensors: say in `format`" in refused(tmp_path / "two")
-    assert look(tmp_path / "two", format="tensors").rows is None
+    assert look(tmp_path / "two", format="tensors").images == 6
     write_tensors(tmp_path / "several" / "a.pt", pixels())
     write_tensors(tmp_path / "several" / "b.pt", pixels())
     assert "has a.pt, b.pt: name one file in `path`" in refused(tmp_path / "several")
@@ -508,4 +632,4 @@ def test_plain_numbers_of_an_older_numpy_beside_the_tensors_are_no_objects(tmp_p
                 assert b"numpy._core" in data
                 data = data.replace(b"numpy._core", b"numpy.core")
             old.writestr(name, data)
-    assert torch.equal(load(tmp_path / "old.pt").images_NCHW, pixels())
+    assert torch.equal(images_of(load(tmp_path / "old.pt")), pixels())

@@ -19,9 +19,10 @@ from torchvision.transforms import functional as F
 
 from ddps_ray.config import Student
 from ddps_ray.diffusion.noise import generator
+from ddps_ray.errors import UserError
 from ddps_ray.students import augment, networks, syncing, training
 from ddps_ray.students.data import Pictures
-from ddps_ray.students.optimising import Share, epoch_batches, parameter_groups
+from ddps_ray.students.optimising import Share, check_workers, epoch_batches, parameter_groups, parts_of
 from ddps_ray.students.protocols import Protocol
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Outcome, State, Training
@@ -183,13 +184,14 @@ def test_the_first_twenty_losses_are_those_of_a_plain_loop(colours: Pictures) ->
     assert max(expected) > 1e-4, "there is something to compare"
 
 
+def bare() -> nn.Module:
+    """A network without BatchNorm."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+
 def test_a_batch_in_parts_adds_up(colours: Pictures) -> None:
     """Without BatchNorm, whose statistics are those of a part, it is the same training."""
-
-    def bare() -> nn.Module:
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-
     whole, parts = (
         some_losses(trained(colours, protocol(300), 1, bare(), Means(8, parts=count)), 9) for count in (1, 3)
     )
@@ -202,20 +204,31 @@ def _worker(rank: int, images_NCHW: Tensor, file: str) -> None:
     labels_N = torch.arange(3).repeat_interleave(8)
     rows = pa.table({"image_id": [str(n) for n in range(24)], "uri": [""] * 24, "class_id": [""] * 24})
     colours = Pictures.of(images_NCHW, labels_N, rows)
-    network = nn.parallel.DistributedDataParallel(syncing.together(student(), CPU))
-    work = trained(colours, protocol(300), 5, network, Means(8, share=Share(rank, 2)))
-    mine = torch.tensor(some_losses(work, 20))
-    dist.all_reduce(mine)
+
+    def losses(network: nn.Module, seed: int, steps: int, parts: int, batch: int) -> list[float]:
+        wrapped = nn.parallel.DistributedDataParallel(syncing.together(network, CPU))
+        means = Means(8, parts=parts, share=Share(rank, 2))
+        mine = torch.tensor(some_losses(trained(colours, protocol(300, batch=batch), seed, wrapped, means), steps))
+        dist.all_reduce(mine)
+        found: list[float] = (mine / 2).tolist()
+        return found
+
+    whole, bare_parts = losses(student(), 5, 20, parts=1, batch=8), losses(bare(), 1, 9, parts=3, batch=7)
+    uneven = losses(student(), 5, 9, parts=3, batch=7)
+    assert syncing.least(5 - rank, CPU) == 4
     if rank == 0:
-        torch.save(mine / 2, f"{file}.losses")
+        torch.save({"whole": whole, "bare": bare_parts, "uneven": uneven}, f"{file}.losses")
     dist.destroy_process_group()
 
 
 def test_two_workers_train_as_one_does(colours: Pictures, tmp_path: Path) -> None:
     (images_NCHW, _), *_ = colours.in_order(24)
     spawn(_worker, (images_NCHW, str(tmp_path / "meet")), nprocs=2)
-    found = torch.load(tmp_path / "meet.losses", weights_only=True).tolist()
-    assert found == pytest.approx(plain_losses(images_NCHW, 5, 20), abs=1e-4)
+    found = torch.load(tmp_path / "meet.losses", weights_only=True)
+    assert found["whole"] == pytest.approx(plain_losses(images_NCHW, 5, 20), abs=1e-4)
+    alone = some_losses(trained(colours, protocol(300, batch=7), 1, bare()), 9)
+    assert found["bare"] == pytest.approx(alone, rel=1e-4)
+    assert all(0 < loss < 1 for loss in found["uneven"]), "their BatchNorms meet as often, with 4 images and with 3"
 
 
 def test_an_epoch_shows_every_image_once() -> None:
@@ -224,11 +237,56 @@ def test_an_epoch_shows_every_image_once() -> None:
     assert not torch.equal(batches[0], epoch_batches(23, 8, 1, 5)[0])
 
 
-def test_last_batch_too_small_for_batch_norm_is_left_out() -> None:
-    assert [len(chunk) for chunk in epoch_batches(17, 8, 0, 0)] == [8, 8]
-    assert [len(chunk) for chunk in epoch_batches(18, 8, 0, 0)] == [8, 8, 2]
-    assert [len(chunk) for chunk in epoch_batches(18, 8, 0, 0, world=2)] == [8, 8]
-    assert [len(chunk) for chunk in epoch_batches(1, 8, 0, 0)] == [1]
+@pytest.mark.parametrize(
+    ("count", "batch", "sizes"),
+    [
+        (24, 8, [8, 8, 8]),
+        (20, 8, [8, 8, 4]),
+        (18, 8, [8, 5, 5]),
+        (17, 8, [8, 5, 4]),
+        (4, 3, [2, 2]),
+        (5, 2, [2, 3]),  # BatchNorm cannot do with one
+        (1, 8, [1]),
+    ],
+)
+def test_a_short_last_batch_is_evened_out_with_the_one_before(count: int, batch: int, sizes: list[int]) -> None:
+    batches = epoch_batches(count, batch, 0, 0)
+    assert [len(chunk) for chunk in batches] == sizes
+    assert sorted(torch.cat(batches).tolist()) == list(range(count))
+
+
+def test_as_many_workers_as_are_allowed_have_images_of_every_batch() -> None:
+    for batch in range(2, 12):
+        check_workers("evaluate.workers", batch // 2, batch, each=1)
+        for count in range(batch, 4 * batch):
+            assert min(len(chunk) for chunk in epoch_batches(count, batch, 0, 0)) >= max(2, batch // 2)
+
+
+def test_more_workers_than_a_batch_has_images_for_are_refused() -> None:
+    check_workers("evaluate.workers", 1, 1, each=1)
+    with pytest.raises(
+        UserError, match=r"^evaluate\.workers: 6 workers cannot share batches of 10 .*: give 5 at most$"
+    ):
+        check_workers("evaluate.workers", 6, 10, each=1)
+    with pytest.raises(UserError, match=r"^teacher\.workers: 3 workers .*: give 2 at most$"):
+        check_workers("teacher.workers", 3, 10, each=2)
+
+
+@pytest.mark.parametrize(
+    ("whole", "world", "parts", "expected"),
+    [
+        (10, 1, 4, [[3, 3, 2, 2]]),
+        (7, 1, 4, [[3, 2, 2]]),
+        (3, 1, 2, [[3]]),
+        (7, 2, 3, [[2, 1, 1], [1, 1, 1]]),
+        (5, 2, 4, [[2, 1], [1, 1]]),
+        (1, 1, 1, [[1]]),
+    ],
+)
+def test_every_worker_has_as_many_parts(whole: int, world: int, parts: int, expected: list[list[int]]) -> None:
+    shares = [parts_of(whole, Share(rank, world), parts) for rank in range(world)]
+    assert [[len(part_N) for part_N in share] for share in shares] == expected
+    assert sorted(torch.cat([torch.cat(share) for share in shares]).tolist()) == list(range(whole))
 
 
 def test_teacher_sees_the_same_mixed_batch_in_eval_mode(colours: Pictures) -> None:

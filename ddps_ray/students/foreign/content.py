@@ -1,16 +1,20 @@
-"""What the readers of foreign sets give: images by class, as files or as tensors, and what they were read from."""
+"""What is known of a foreign set, kept beside the run so that no file is read for it twice, and the set in memory."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pyarrow import fs
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from ddps_ray import storage, uris
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.students import images
+from ddps_ray.students.data import Pictures
 
 T = TypeVar("T")
 _PART = 16 << 20
@@ -18,30 +22,120 @@ _THREADS = 16
 
 
 @dataclass(frozen=True)
-class Content:
-    """A foreign set as it was read; the images of one with `uris` are still files.
+class Facts:
+    """What a foreign set is.
 
     Attributes:
-        ids: What each image is called.
-        class_ids_N: The class of each image.
-        class_ids: Classes of the set, sorted.
-        size: Bytes of the files that were read.
-        digest: Of the files' content, and of what each image is called.
-        uris: Where each image is, as `sources.locators` has it; none where there are tensors.
-        images_NCHW: The images, uint8, or float32 in 0..255 (values beyond are kept); None where there are files.
-        given_NK: Soft labels as probabilities, their columns in the order of `class_ids`.
+        images: Number of images.
+        counts: Number of images of each class id.
+        class_ids: Its classes, sorted: the order of labels and of soft labels.
+        size: Bytes of its files.
+        digest: Of their content, of what each image is called, and of the classes that the user gives.
+        side: Pixels of the shorter edge that most images have.
+        soft: Whether it has soft labels of its own.
         notes: What the user should know, a line each.
     """
 
-    ids: tuple[str, ...]
-    class_ids_N: tuple[str, ...]
+    images: int
+    counts: dict[str, int]
     class_ids: tuple[str, ...]
     size: int
     digest: str
-    uris: tuple[str, ...] = ()
-    images_NCHW: Tensor | None = None
-    given_NK: Tensor | None = None
-    notes: tuple[str, ...] = ()
+    side: int
+    soft: bool
+    notes: tuple[str, ...]
+
+    @property
+    def ipc(self) -> int:
+        """Images per class, rounded; at least 1."""
+        return max(1, round(self.images / len(self.class_ids)))
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A foreign set that can be trained on.
+
+    Attributes:
+        pictures: Its images, by the largest soft label where there are some; floats are neither rounded nor clipped.
+        given_NK: Its own soft labels as float32 probabilities, or None.
+        class_ids: Its classes, sorted.
+        size: Bytes of its files.
+        digest: As in `Facts`, of what has been read.
+    """
+
+    pictures: Pictures
+    given_NK: Tensor | None
+    class_ids: tuple[str, ...]
+    size: int
+    digest: str
+
+
+class Opened(Protocol):
+    """A set that is there and of a known format."""
+
+    def facts(self, record: str | None) -> Facts:
+        """Says what it is; reads its files if that is not recorded in the folder `record`, if any."""
+
+    def load(self, size: int, record: str | None) -> Foreign:
+        """Reads it whole, its images at size×size."""
+
+
+_FACTS = TypeAdapter(Facts)
+
+
+def recorded(record: str | None, files: Sequence[str], about: object, make: Callable[[], Facts]) -> Facts:
+    """Returns what is recorded of a set, or else makes and records it.
+
+    Args:
+        record: Folder of the records; None to do without.
+        files: Locators of all that the facts depend on; a file that has changed is another.
+        about: What they depend on besides.
+        make: Reads the files.
+    """
+    if record is None:
+        return make()
+    key = digest_of([images.name(files, "facts", 0), repr(about)])
+    uri = storage.join(record, f"{key}.json")
+    try:
+        return _FACTS.validate_json(storage.read_bytes(uri))
+    except (FileNotFoundError, ValidationError):
+        found = make()
+        storage.write_bytes(uri, _FACTS.dump_json(found))
+        return found
+
+
+def facts(
+    class_ids_N: Sequence[str], class_ids: tuple[str, ...], sizes: Sequence[tuple[int, int]], size: int, digest: str
+) -> Facts:
+    """What a set of hard labels is.
+
+    Args:
+        class_ids_N: The class of each image.
+        class_ids: The classes, sorted.
+        sizes: Width and height of each image.
+        size: Bytes of its files.
+        digest: Of their content.
+    """
+    counts = dict.fromkeys(class_ids, 0) | Counter(class_ids_N)
+    side = Counter(map(min, sizes)).most_common(1)[0][0]
+    notes = (*unequal(counts), *_oblong(sizes))
+    return Facts(len(class_ids_N), counts, class_ids, size, digest, side, soft=False, notes=notes)
+
+
+def unequal(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Warns where classes differ in number."""
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[least] == counts[most]:
+        return ()
+    return (
+        f"its classes differ in number: {counts[least]} images of {least}, {counts[most]} of {most}; "
+        "its IPC is their rounded mean",
+    )
+
+
+def _oblong(sizes: Sequence[tuple[int, int]]) -> tuple[str, ...]:
+    count = sum(width != height for width, height in sizes)
+    return (f"{count} of its images are not square: of those the middle is taken",) if count else ()
 
 
 def is_file(uri: str) -> bool:

@@ -8,7 +8,8 @@ from ddps_ray.sources import classes, folders, wordnet
 from ddps_ray.sources.listing import WNID
 
 _NUMBER = re.compile(r"(?P<before>.*?)(?P<number>[0-9]{1,9})", re.DOTALL)
-_MOST_SAID = 5
+_MOST_SAID, _FEW = 5, 3
+_IMAGENET = 1000  # classes
 
 
 class Naming:
@@ -34,9 +35,15 @@ class Naming:
         self._labels = labels
         self._by_name = {wnid: class_id for class_id, wnid in wnids.items() if class_id in labels}
         self._by_name |= {class_id: class_id for class_id in labels}
+        self._wnids = wnids
         self.given: tuple[str, ...] | None = None
         if given is not None:
             self.given = tuple(self._all_found(_read(given), "classes: ").values())
+
+    @property
+    def known(self) -> object:
+        """All that the meaning of names and numbers depends on."""
+        return self.given, sorted(self._labels.items()), sorted(self._by_name.items())
 
     @property
     def numbered(self) -> dict[int, str]:
@@ -103,19 +110,34 @@ class Naming:
         return tuple(sorted(set(used) if self.given is None else self.given))
 
     def doubt(self, used: Collection[str], what: str) -> tuple[str, ...]:
-        """Warns where numbers go by the data set's labels, of which a set has only some: it may number other classes.
+        """Warns where numbers go by the data set's labels, and the set may number other classes, or in another order.
+
+        The order of all of ImageNet-1K is everyone's; classes without WordNet ids are mostly those of a data set that
+        is distributed with numbers.
 
         Args:
             used: Classes of the set.
             what: What are numbers.
         """
-        known = len(self.numbered)
-        if self.given is not None or len(used) == known:
+        known = self.numbered
+        if self.given is not None:
             return ()
+        if len(used) != len(known):
+            return (
+                f"its {what} are numbers, of {len(used)} of the data set's {len(known)} classes, such as {min(used)}: "
+                "if it numbers others, name them in `classes`",
+            )
+        if not self._wnids.keys() & known.values() or self._are_numbers() or self._is_imagenet():
+            return ()
+        meant = ", ".join(f"{number} is {class_id}" for number, class_id in list(known.items())[:_FEW])
         return (
-            f"warning: its {what} are numbers, of {len(used)} of the data set's {known} classes, such as {min(used)}: "
-            "if it numbers others, name them in `classes`",
+            f"its {what} are numbers without names, and taken as the data set's own: {meant}, and so on: if it numbers "
+            "the classes in another order, name them in that order in `classes`",
         )
+
+    def _is_imagenet(self) -> bool:
+        wnids = [self._wnids.get(class_id) for class_id in self.numbered.values()]
+        return len(wnids) == _IMAGENET and wnids == list(wordnet.imagenet())
 
     def _find(self, name: str) -> str | None:
         return self._by_name.get(name, self._by_name.get(classes.safe(name)) if name else None)

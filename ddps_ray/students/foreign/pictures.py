@@ -13,7 +13,7 @@ from ddps_ray.errors import UserError, first_line
 from ddps_ray.sources import containers, folders, huggingface, imagefolder, leftovers, locators, parquet
 from ddps_ray.sources.leftovers import Leftovers
 from ddps_ray.students.foreign import content
-from ddps_ray.students.foreign.content import Content
+from ddps_ray.students.foreign.encoded import Encoded
 from ddps_ray.students.foreign.naming import Naming
 
 TRAIN = "train"
@@ -36,7 +36,7 @@ def has_parquet(path: str) -> bool:
     return huggingface.recognises(path, (TRAIN,))
 
 
-def read_folders(settings: ForeignSet, naming: Naming) -> Content:
+def read_folders(settings: ForeignSet, naming: Naming) -> Encoded:
     """Lists the images of class folders.
 
     Args:
@@ -58,15 +58,11 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
     if left.dangling:
         raise UserError(f"{top} has {leftovers.links(left.dangling)}: a distilled set must be whole")
     uris = [storage.join(top, name, path) for _, name, path in files]
-    sizes, digests = zip(*content.each(uris, content.of_file), strict=True)
-    ids = tuple(f"{class_id}/{path}" for class_id, _, path in files)
-    return Content(
-        ids,
+    return Encoded(
+        tuple(f"{class_id}/{path}" for class_id, _, path in files),
         tuple(class_id for class_id, *_ in files),
         naming.of_set(class_of.values()),
-        size=sum(sizes),
-        digest=content.digest_of(sorted(f"{id_} {digest}" for id_, digest in zip(ids, digests, strict=True))),
-        uris=tuple(map(locators.whole, uris)),
+        tuple(map(locators.whole, uris)),
         notes=(
             *left.notes(),
             *(() if naming.are_some(names) else naming.doubt(set(class_of.values()), "class folders")),
@@ -74,7 +70,7 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
     )
 
 
-def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
+def read_parquet(settings: ForeignSet, naming: Naming) -> Encoded:
     """Lists the images of Parquet files: encoded, with a label or a class id.
 
     Args:
@@ -96,16 +92,15 @@ def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
         raise UserError(f"{path}: labels are numbers in one file and text in another")
     used = sorted(set(labels))
     class_of = naming.of_names(used) if isinstance(used[0], str) else naming.of_numbers(used)
-    found = list(content.each(uris, content.of_file))
     names = files or [content.split(path)[1]]
     ids = [f"{name}#{row}" for name, table in zip(names, tables, strict=True) for row in range(table.num_rows)]
-    return Content(
+    return Encoded(
         tuple(ids),
         tuple(class_of[label] for label in labels),
         naming.of_set(class_of.values()),
-        size=sum(size for size, _ in found),
-        digest=content.digest_of(digest for _, digest in found),
-        uris=tuple(uri for table in tables for uri in table["uri"].to_pylist()),
+        tuple(uri for table in tables for uri in table["uri"].to_pylist()),
+        files=tuple(uris),
+        given=naming.given or (),
         notes=() if isinstance(used[0], str) else naming.doubt(set(class_of.values()), "labels"),
     )
 

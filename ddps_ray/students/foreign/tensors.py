@@ -4,21 +4,27 @@ import hashlib
 import io
 import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import safetensors
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ddps_ray import storage
 from ddps_ray.config import ForeignSet
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.sources import containers, folders
+from ddps_ray.sources import containers, folders, locators
+from ddps_ray.students.data import Pictures
 from ddps_ray.students.foreign import content
-from ddps_ray.students.foreign.content import Content
+from ddps_ray.students.foreign.content import Facts, Foreign
+from ddps_ray.students.foreign.encoded import Square
 from ddps_ray.students.foreign.naming import Naming
 
 TORCH, SAFE = (".pt", ".pth"), ".safetensors"
@@ -55,16 +61,72 @@ def has_tensors(path: str) -> bool:
     return any(map(_is_tensors, folders.files(path)))
 
 
-def read(settings: ForeignSet, naming: Naming) -> Content:
-    """Reads images and labels, and checks them.
+@dataclass(frozen=True)
+class Tensors:
+    """A set whose files hold tensors: they are read whole for each training, and by each process.
 
-    Args:
+    Attributes:
         settings: The set.
         naming: The classes of the data set.
-
-    Raises:
-        UserError: There are none, or they are not what the settings say: shape, kind, number, range, classes.
     """
+
+    settings: ForeignSet
+    naming: Naming
+
+    def facts(self, record: str | None) -> Facts:
+        """As `Opened` has it; errors as in `load`."""
+        about = (self.settings.model_dump_json(), self.naming.known)
+        return content.recorded(record, _files(self.settings), about, lambda: _read(self.settings, self.naming).facts())
+
+    def load(self, size: int, record: str | None) -> Foreign:
+        """As `Opened` has it.
+
+        Raises:
+            UserError: Images and labels are not what the settings say: shape, kind, number, range, classes.
+        """
+        found = _read(self.settings, self.naming)
+        rows = pa.table({"image_id": found.ids, "uri": found.ids, "class_id": found.class_ids_N})
+        places = {class_id: place for place, class_id in enumerate(found.class_ids)}
+        labels_N = torch.tensor([places[class_id] for class_id in found.class_ids_N], dtype=torch.long)
+        pictures = Pictures.of(_resized(found.images_NCHW, size), labels_N, rows)
+        return Foreign(pictures, found.given_NK, found.class_ids, found.size, found.digest)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Images and labels as they were read.
+
+    Attributes:
+        class_ids_N: The class of each image.
+        class_ids: Classes of the set, sorted.
+        size: Bytes of the files.
+        digest: Of their content, and of the classes that the user gives.
+        images_NCHW: uint8, or float32 in 0..255 (values beyond are kept).
+        given_NK: Soft labels as probabilities, their columns in the order of `class_ids`.
+        notes: What the user should know, a line each.
+    """
+
+    class_ids_N: tuple[str, ...]
+    class_ids: tuple[str, ...]
+    size: int
+    digest: str
+    images_NCHW: Tensor
+    given_NK: Tensor | None
+    notes: tuple[str, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        return [f"{number:06d}" for number in range(len(self.images_NCHW))]
+
+    def facts(self) -> Facts:
+        sizes = [(self.images_NCHW.shape[3], self.images_NCHW.shape[2])] * len(self.images_NCHW)
+        found = content.facts(self.class_ids_N, self.class_ids, sizes, self.size, self.digest)
+        if self.given_NK is not None:
+            return replace(found, soft=True, notes=self.notes)
+        return replace(found, notes=(*self.notes, *found.notes))
+
+
+def _read(settings: ForeignSet, naming: Naming) -> _Content:
     source = _Source(settings)
     images_NCHW, labels = source.images_and_labels()
     _check_images(images_NCHW, settings)
@@ -84,16 +146,32 @@ def read(settings: ForeignSet, naming: Naming) -> Content:
         class_ids = tuple(sorted(columns))
         given_NK = given_NK[:, [columns.index(class_id) for class_id in class_ids]]
         class_ids_N = tuple(class_ids[label] for label in given_NK.argmax(1).tolist())
-    return Content(
-        tuple(f"{number:06d}" for number in range(len(pixels_NCHW))),
-        class_ids_N,
-        class_ids,
-        size=source.size,
-        digest=content.digest_of(source.digests),
-        images_NCHW=pixels_NCHW,
-        given_NK=given_NK,
-        notes=(*source.notes, *notes),
-    )
+        notes += naming.doubt(class_ids, "columns of labels")
+    digest = content.digest_of([*source.digests, *(naming.given or ())])
+    return _Content(class_ids_N, class_ids, source.size, digest, pixels_NCHW, given_NK, (*source.notes, *notes))
+
+
+def _files(settings: ForeignSet) -> list[str]:
+    """All that can be read of a set."""
+    folder = content.split(settings.path)[0] if content.is_file(settings.path) else settings.path
+    named = (settings.images, settings.labels)
+    return [
+        locators.whole(storage.join(folder, name))
+        for name in folders.files(folder)
+        if _is_tensors(name) or name in named
+    ]
+
+
+def _resized(images_NCHW: Tensor, size: int) -> Tensor:
+    """Images at another size; those of bytes as Pillow does it, as images of files are."""
+    if images_NCHW.shape[-1] == size:
+        return images_NCHW
+    if images_NCHW.dtype == torch.uint8:
+        square = Square(size)
+        pixels = (image_CHW.permute(1, 2, 0).numpy() for image_CHW in images_NCHW)
+        resized = (square(Image.fromarray(np.ascontiguousarray(image))) for image in pixels)
+        return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in resized])
+    return F.interpolate(images_NCHW, (size, size), mode="bicubic", antialias=True, align_corners=False)
 
 
 class _Source:
@@ -192,7 +270,7 @@ class _Source:
         """Images and labels, or a list of such pairs, as DC, DSA and DM store their experiments."""
         if isinstance(held[0], Sequence | Mapping) and not isinstance(held[0], str):
             if len(held) > 1:
-                self.notes.append(f"warning: {uri} holds the sets of {len(held)} experiments; the first one is taken")
+                self.notes.append(f"{uri} holds the sets of {len(held)} experiments; the first one is taken")
             return self._parts(uri, held[0])
         if len(held) != 2:
             raise UserError(f"{uri} holds {_described(held)}, not images and labels: convert with {_CONVERT}")
@@ -281,13 +359,12 @@ def _pixels(images_NCHW: Tensor, settings: ForeignSet) -> tuple[Tensor, tuple[st
     notes: tuple[str, ...] = ()
     if beyond > _BEYOND:
         notes = (
-            f"warning: {beyond:.0%} of its values are outside of 0..1 with this mean and std: see whether they are "
+            f"{beyond:.0%} of its values are outside of 0..1 with this mean and std: see whether they are "
             "right; ZCA-whitened images must be brought back first",
         )
     elif any(settings.mean) and images_NCHW.min() >= 0 and images_NCHW.max() <= 1:
         notes = (
-            "warning: its values are in 0..1, as those of images that were not normalised: see whether mean and "
-            "std are right",
+            "its values are in 0..1, as those of images that were not normalised: see whether mean and std are right",
         )
     return unit_NCHW.mul_(255).contiguous(), notes
 
