@@ -62,10 +62,19 @@ class Kill:
 
 @dataclass(frozen=True)
 class Cut:
-    """A training that was cut: after which epoch, and after which one it went on."""
+    """A training that was cut.
+
+    Attributes:
+        cell: Key of the student.
+        when: Time of its last epoch before that.
+        again: Time of its first epoch afterwards.
+        done: Number of epochs that it had finished.
+        resumed: Number of epochs after which it went on.
+    """
 
     cell: str
     when: float
+    again: float
     done: int
     resumed: int
 
@@ -170,7 +179,7 @@ class Grid:
         for note in self.notes():
             by_cell.setdefault(note.cell, {}).setdefault(note.pid, []).append(note)
         return [
-            Cut(cell, before[-1].when, before[-1].done, after[0].done - 1)
+            Cut(cell, before[-1].when, after[0].when, before[-1].done, after[0].done - 1)
             for cell, processes in by_cell.items()
             for before, after in pairwise(processes.values())
         ]
@@ -269,7 +278,7 @@ def check(grid: Grid, undisturbed: Grid) -> None:
     done = {(note.cell, note.done) for note in grid.notes()}
     assert done == {(key, number + 1) for key, cell in every.items() for number in range(cell.protocol.epochs)}
     for cut in grid.cuts():
-        known = [each.states[cut.cell] for each in grid.kills if each.when < cut.when and cut.cell in each.states]
+        known = [each.states[cut.cell] for each in grid.kills if each.when < cut.again and cut.cell in each.states]
         assert cut.resumed >= max(known, default=0), f"{cut} went on before a state that was there"
 
 
