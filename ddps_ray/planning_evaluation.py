@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 from ddps_ray import manifest
 from ddps_ray.config import WHOLE, Recipe, Student, Teacher
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.gpus import CARDS, Card
+from ddps_ray.gpus import CARDS, Card, sharing
 from ddps_ray.quantities import amount, si
 from ddps_ray.selection import sets
 from ddps_ray.sources.reading import attempt_encoded
@@ -76,7 +76,7 @@ class Estimate:
         kind: The kind.
         cells: Number of its cells.
         needed: Bytes of GPU memory with the batch in one piece.
-        hours: GPU-hours of a cell on each of `CARDS`.
+        hours: Hours of a cell on each of `CARDS`; where several share it, they are taken to wait for each other.
         parts: Into how many parts the batch is cut on each of them; None where that does not help.
     """
 
@@ -106,13 +106,13 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
     estimates = [_estimate(recipe, kind, cells, utilisation) for kind, cells in kinds(recipe, this, trained).items()]
     if estimates:
         yield from _table(estimates, gpus, slots)
-        yield "hours", f"of one GPU for one student in {_dtype(recipe)}: {_speed(utilisation)}"
+        yield "hours", f"of {_of_a_gpu(recipe)} for one student in {_dtype(recipe)}: {_speed(utilisation)}"
         yield from _read(recipe, this, trained)
     if foreign := [name for name in recipe.evaluate.sets or recipe.evaluate.foreign if name in recipe.evaluate.foreign]:
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
     if homeless := [one for one in estimates if not any(one.parts)]:
         kind, largest = homeless[0].kind, max(CARDS, key=lambda card: card.memory)
-        _parts(recipe, kind, largest.memory)
+        _parts(recipe, kind, int(recipe.evaluate.gpus * largest.memory))
 
 
 def trained_on(recipe: Recipe, this: Run) -> Iterator[Trained]:
@@ -156,7 +156,8 @@ def _slots(recipe: Recipe, gpus: int) -> int:
     cfg = recipe.evaluate
     if gpus < cfg.workers:
         raise UserError(f"--gpus {gpus}: evaluate.workers lets each student have {cfg.workers}: give as many at least")
-    return min(gpus // cfg.workers, cfg.together or gpus)
+    room = gpus // cfg.workers * sharing(cfg.gpus)
+    return min(room, cfg.together or room)
 
 
 def _kind(
@@ -176,13 +177,13 @@ def _estimate(recipe: Recipe, kind: Kind, cells: int, utilisation: float) -> Est
     shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype)
     cost = costs.training(kind.student, teacher, kind.protocol, *shape)
     needed = memory.needed(kind.student, teacher, kind.protocol, cfg.size, kind.classes, dtype, cfg.workers)
-    hours = tuple(cost.hours(card, dtype, utilisation) for card in CARDS)
+    hours = tuple(sharing(cfg.gpus) * cost.hours(card, dtype, utilisation) for card in CARDS)
     return Estimate(kind, cells, needed, hours, tuple(_parts_if_any(recipe, kind, card) for card in CARDS))
 
 
 def _parts_if_any(recipe: Recipe, kind: Kind, card: Card) -> int | None:
     try:
-        return _parts(recipe, kind, card.memory)
+        return _parts(recipe, kind, int(recipe.evaluate.gpus * card.memory))
     except UserError:
         return None
 
@@ -195,6 +196,11 @@ def _parts(recipe: Recipe, kind: Kind, available: int) -> int:
 
 def _dtype(recipe: Recipe) -> str:
     return "bfloat16" if recipe.evaluate.precision == "auto" else recipe.evaluate.precision
+
+
+def _of_a_gpu(recipe: Recipe) -> str:
+    several = sharing(recipe.evaluate.gpus)
+    return f"one GPU that {several} share, each at 1/{several} of its speed," if several > 1 else "one GPU"
 
 
 def _speed(utilisation: float) -> str:

@@ -137,9 +137,8 @@ class Trainers:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
             try:
-                trainers.fit(
-                    train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
-                )
+                cfg = recipe.evaluate
+                trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)
                 return
             except (UserError, TrainingFailedError) as error:
                 left = [cell for cell in left if not cell.is_done(target)]
@@ -226,7 +225,7 @@ def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
 
 
 def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> None:
-    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe))
+    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe, recipe.evaluate.gpus))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
     together = groups[0].together
     starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Trainers).remote()
@@ -296,9 +295,8 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
         return 1
     about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
     dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
-    free, _ = torch.cuda.mem_get_info(device)
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
-    return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, free)
+    return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, memory.free(device))
 
 
 def _note_failure(target: Run, cell: Cell, reason: str) -> None:

@@ -19,14 +19,14 @@ from ddps_ray import manifest, schemas, storage
 from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
-from ddps_ray.students import images
+from ddps_ray.students import images, memory
 from ddps_ray.students.images import Fit
 
 MEMORY_LIMIT = 2 << 30
 """Bytes of training images that a process holds in memory where the cache on disk has no room for them."""
 
 _AHEAD = 3
-_SHARE = 4  # a quarter of a GPU's free memory may go to images
+_SHARE = 4  # a quarter of the memory of a GPU that is free for this process may go to images
 
 
 class Pictures:
@@ -110,8 +110,7 @@ class Pictures:
         """
         if device.type != "cuda" or self._held_NHWC is None:
             return self
-        free, _ = torch.cuda.mem_get_info(device)
-        if self._held_NHWC.nbytes < free // _SHARE:
+        if self._held_NHWC.nbytes < memory.free(device) // _SHARE:
             self._held_NHWC = self._held_NHWC.to(device)
             self._held = None  # which lets go of the cache
         return self
