@@ -457,6 +457,8 @@ class Evaluate(Section):
     gpus: GpuShare = 1.0
     """Share of a GPU that a student of one worker takes: with 0.25, four small ones share one, each with a quarter of
     its memory at most. Without GPUs it changes nothing."""
+    tensorboard: bool = True
+    """Whether a training writes its loss, learning rate and accuracy to `tensorboard/`, for TensorBoard."""
     together: PositiveInt | None = None
     """Students trained at the same time; by default as many as the cluster has room for when the stage begins."""
 

@@ -23,11 +23,16 @@ from ddps_ray.students.protocols import Facts, Protocol
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
 
+TENSORBOARD = "tensorboard"
+"""Folder of the run directory that the curves of trainings go to."""
+
 FOREIGN = "foreign"
 """How a set of another program was selected, as far as can be told."""
 
 FAILED = "failed"
 """Folder below it, of the students that could not be trained."""
+
+_NO_NAME = re.compile(r"[^\w.=-]+")
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,13 @@ class Cell:
     @property
     def file(self) -> str:
         """Name of its row's file."""
-        return re.sub(r"[^\w.=-]+", "_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+        return _NO_NAME.sub("_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        """Names of the folders, each in the one before, that have files of its own."""
+        parts = (*self.title.split("/"), f"seed={self.seed}_{self.key}")
+        return tuple(_NO_NAME.sub("_", part) for part in parts)
 
     def is_done(self, run: Run) -> bool:
         """Whether it has its row."""

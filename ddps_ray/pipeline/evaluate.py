@@ -9,6 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -25,11 +26,12 @@ from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, TENSORBOARD, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
+from ddps_ray.students.curves import Curves
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -120,7 +122,8 @@ def train_group(recipe: Recipe, group: Group) -> None:
             if share.rank == 0:
                 say(f"{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
-        outcome = work.run(validate, _Keeping(recipe, cell, share.world))
+        with _curves(recipe, target, cell, work) as curves:
+            outcome = work.run(validate, _Keeping(recipe, cell, work, curves))
         if outcome is not None:
             _write(recipe, target, cell, outcome, device, means.parts)
     if val is not None:
@@ -149,18 +152,23 @@ class Trainers:
 
 
 class _Keeping:
-    """Gives the state of a training to Ray Train when it is time, and counts its epochs."""
+    """Gives the state of a training to Ray Train when it is time, counts its epochs, and draws its curves."""
 
-    def __init__(self, recipe: Recipe, cell: Cell, world: int) -> None:
-        self._cell, self._world, self._seconds = cell, world, 60 * recipe.evaluate.checkpoint_minutes
+    def __init__(self, recipe: Recipe, cell: Cell, work: Training, curves: Curves | None) -> None:
+        self._cell, self._work, self._curves = cell, work, curves
+        self._world, self._seconds = trainers.share().world, 60 * recipe.evaluate.checkpoint_minutes
         self._last, self._progress = time.monotonic(), tally.of_this_process(EPOCHS)
 
     def __call__(self, state: Callable[[], State], done: int, loss: float) -> None:
         rank = trainers.share().rank
         if rank == 0:
             self._progress.add(self._cell.set.images)
+        if self._curves is not None:
+            self._curves.add(self._work.history[-1])
         if done < self._cell.protocol.epochs and self._is_time():
             self._last = time.monotonic()
+            if self._curves is not None:
+                self._curves.keep()
             kept = None if rank else {"cell": self._cell.key, "training": state()}
             trainers.report({"loss": loss}, kept)
 
@@ -256,6 +264,13 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     together = min(recipe.evaluate.together or slots, len(found))
     groups = [Group(f"{STAGE}-{key}", tuple(some), together) for key, some in found.items()]
     return sorted(groups, key=lambda group: -group.work)
+
+
+def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> AbstractContextManager[Curves | None]:
+    """What the curves of a training are drawn with; None where another worker, or nobody, does."""
+    if trainers.share().rank or not recipe.evaluate.tensorboard:
+        return nullcontext()
+    return Curves(target.path(TENSORBOARD, *cell.folder), work.history)
 
 
 def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Callable[[nn.Module], float]:

@@ -18,7 +18,7 @@ from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, teachers, training
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Training
-from tests.students import inputs
+from tests.students import curves, inputs
 
 CPU = torch.device("cpu")
 SUBSET = ["fish", "gem"]
@@ -124,6 +124,21 @@ def test_bad_validation_image_is_in_quarantine_once(evaluated: Recipe) -> None:
     ]
 
 
+def test_curves_end_in_what_the_row_says(evaluated: Recipe) -> None:
+    found = sorted(Path(evaluated.run_dir, "tensorboard").rglob("*tfevents*"))
+    assert len(found) == 4
+    for row in rows(evaluated):
+        title = f"{row['set_name']}/ipc={row['ipc']}/convnet2-w4/rded/seed={row['seed']}_*"
+        (folder,) = Path(evaluated.run_dir, "tensorboard").glob(title)
+        made = curves.scalars(folder)
+        assert [step for step, _ in made["loss"]] == [1, 2, 3]
+        # Half a cosine, as by RDED: 1e-3 · (1 + cos(π · e / 6)) / 2
+        assert [value for _, value in made["learning_rate"]] == pytest.approx([1e-3, 0.9330127e-3, 0.75e-3])
+        ((step, measured),) = made["accuracy"]
+        assert step == 3
+        assert measured == pytest.approx(row["accuracy_last"])
+
+
 def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path(evaluated.run_dir, "evaluation")
     lost = next(file for file in sorted(folder.glob("*.parquet")) if "typical" in file.name)
@@ -217,13 +232,14 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2, tensorboard=False)
     prepare(tmp_path, scenes, made)
     evaluate.run(made)
     (row,) = rows(made)
     alone = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
     assert all(cell.is_done(Run(alone.run_dir)) for cell in cells.of(alone)), "it is the same on any number of workers"
     assert row["images"] == 24
+    assert not Path(made.run_dir, "tensorboard").exists()
 
 
 def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes: Path, tmp_path: Path) -> None:
