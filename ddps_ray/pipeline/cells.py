@@ -126,6 +126,7 @@ def of(recipe: Recipe) -> list[Cell]:
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
+    taught = _all_taught(recipe)
     for trained in _sets(recipe, run):
         for preset, name, about in _lessons(recipe):
             facts = Facts(
@@ -140,7 +141,7 @@ def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
             called = teachers.name(name, about) if about else "none"
             for student in cfg.students:
                 protocol = protocols.resolve(preset, cfg, facts, student)
-                settings = _settings(recipe, trained, name if about else None, student, protocol)
+                settings = _settings(recipe, trained, taught[name] if about else None, student, protocol)
                 for seed in dict.fromkeys(cfg.seeds):
                     yield Cell(trained, name, called, student, protocol, seed, settings)
 
@@ -154,8 +155,9 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
             yield preset, "", None
 
 
-def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, student: Student, protocol: Protocol) -> str:
-    taught = None if teacher_name is None else _taught(recipe, teacher_name)
+def _settings(
+    recipe: Recipe, trained: Trained, taught: dict[str, Any] | None, student: Student, protocol: Protocol
+) -> str:
     values: dict[str, Any] = asdict(protocol) | {
         "size": recipe.evaluate.size,
         "width": student.width,
@@ -167,14 +169,25 @@ def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, studen
     return json.dumps(values, sort_keys=True)
 
 
+def _all_taught(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What each teacher depends on; nothing where none is needed."""
+    if not teachers.needed(recipe.evaluate):
+        return {}
+    found = {}
+    for name in recipe.all_teachers:
+        with teachers.named(name):
+            found[name] = _taught(recipe, name)
+    return found
+
+
 def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
     """What a teacher depends on: its training, or which weights it has."""
     about = recipe.all_teachers[name]
     if about.weights == "trained":
         return teacher.settings(recipe, name) | {"scope": about.scope}
-    return about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"}) | {
-        "name": teachers.name("", about)
-    }
+    values = about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"})
+    values["name"] = teachers.name("", about)
+    return values if (content := teachers.content(about)) is None else values | {"content": content}
 
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:

@@ -283,8 +283,7 @@ def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
         return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
-    distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
-    return TrainingSet(distilled.pictures, distilled.mosaic)
+    return sets.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
 
 
 def _load_val(recipe: Recipe, target: Run, about: Trained) -> data.Pictures:

@@ -5,7 +5,6 @@ decodes holds it alone, whoever uses the entry holds it together with others, an
 process that dies.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ import psutil
 from PIL import Image
 from pyarrow import fs
 
-from ddps_ray import storage
+from ddps_ray import locks, storage
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources import locators, parquet
@@ -43,6 +42,7 @@ LIMIT = "DDPS_CACHE_GB"
 
 _VERSION = 1
 _DECODERS = ("pillow", "torchvision")  # another version may give other pixels
+_BUSY = "decodes the same images"
 _PIXELS, _ABOUT = "pixels.bin", "about.json"
 _RUN = 64  # images in a run; two runs are decoded at a time
 _TICKS = 15.0
@@ -200,7 +200,7 @@ def _from_disk(uris: Sequence[str], fit: Fit, side: int, transform: str) -> Imag
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = target.with_suffix(".lock").open("a+b")
-        _take(lock, fcntl.LOCK_SH)
+        locks.take(lock, locks.SHARED, _BUSY)
     except OSError as error:
         raise _NoRoom(f"{target.parent}: {error.strerror or first_line(error)}") from error
     for _ in range(_TRIES):
@@ -208,20 +208,11 @@ def _from_disk(uris: Sequence[str], fit: Fit, side: int, transform: str) -> Imag
             with suppress(OSError):
                 os.utime(target)  # the time of its last use
             return images
-        _take(lock, fcntl.LOCK_EX)
+        locks.take(lock, locks.ALONE, _BUSY)
         if _open(target, shape, lock) is None:  # no other process has been faster
             _build(target, uris, fit, shape)
-        _take(lock, fcntl.LOCK_SH)  # between the two another process can have removed it
+        locks.take(lock, locks.SHARED, _BUSY)  # between the two another process can have removed it
     raise _NoRoom(f"{target.parent}: what is written there cannot be mapped")
-
-
-def _take(lock: BinaryIO, kind: int) -> None:
-    """Waits for a lock, and says so."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("waiting for another process of this machine, which decodes the same images")
-        fcntl.flock(lock, kind)
 
 
 def _open(target: Path, shape: tuple[int, ...], lock: BinaryIO) -> Images | None:
@@ -310,9 +301,9 @@ def _used(entry: Path) -> float:
 def _remove(entry: Path) -> bool:
     """Removes an entry, unless a process uses or makes it."""
     with suppress(OSError), entry.with_suffix(".lock").open("a+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(entry)
-        return True
+        if locks.take_at_once(lock, locks.ALONE):
+            shutil.rmtree(entry)
+            return True
     return False
 
 

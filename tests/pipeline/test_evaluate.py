@@ -1,6 +1,7 @@
 """Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,7 @@ from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, evaluate, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, teachers, training
-from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students import data, networks, sets, teachers, training
 from ddps_ray.students.training import Means, Training
 from tests.students import curves, inputs
 
@@ -101,13 +101,13 @@ def test_there_is_a_row_for_each_set_ipc_student_and_seed(evaluated: Recipe) -> 
 
 def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
     run, cfg = Run(evaluated.run_dir), evaluated.evaluate
-    distilled = data.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
+    distilled = sets.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
     val = data.load_validation(run, "val", SUBSET, 16)
     guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
     torch.manual_seed(1)
     student = networks.build(cfg.students[0], 2, 16)
     (cell,) = (cell for cell in cells.of(evaluated) if (cell.set.ipc, cell.seed) == (12, 1))
-    work = Training(student, guide, TrainingSet(distilled.pictures, False), cell.protocol, 1, Means(16))
+    work = Training(student, guide, distilled, cell.protocol, 1, Means(16))
     outcome = work.run(lambda network: training.accuracy(network, val, CPU))
     row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
     assert outcome is not None
@@ -248,6 +248,40 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
     evaluate.run(made)
     found = {row["set_name"]: (row["selector"], row["ipc"], row["images"], row["set_bytes"]) for row in rows(made)}
     assert found["whole"] == ("whole", 12, 24, None)
+
+
+def test_a_teachers_file_that_has_changed_in_place_is_another_teacher(evaluated: Recipe, tmp_path: Path) -> None:
+    (folder := tmp_path / "teacher").mkdir()
+    weights, about = folder / teachers.WEIGHTS_FILE, folder / teachers.DESCRIPTION_FILE
+    for file in (weights, about):
+        shutil.copy(Path(evaluated.run_dir, "teacher", file.name), file)
+    order = folder / "order.txt"
+    order.write_text("\n".join(json.loads(about.read_text())["class_ids"]))
+    described = {"file": {"weights": str(weights)}}
+    ordered = {"file": {"weights": str(weights), "class_order": str(order), "model": evaluated.teacher.model}}
+
+    def keys(section: dict[str, Any]) -> set[str]:
+        values = evaluated.model_dump() | {"teachers": section}
+        return {cell.key for cell in cells.of(Recipe.model_validate(values))}
+
+    def rewrite(file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+
+    before = [keys(section) for section in (described, ordered)]
+    for file in (weights, about, order):
+        rewrite(file, file.read_bytes())
+    assert [keys(section) for section in (described, ordered)] == before, "the same, copied again"
+    rewrite(order, order.read_bytes().replace(b"fish", b"fowl"))
+    assert keys(described) == before[0]
+    assert not keys(ordered) & before[1]
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    rewrite(weights, bytes(changed))
+    assert not keys(described) & before[0]
+    weights.unlink()
+    with pytest.raises(UserError, match=rf"^teachers\.file\.weights: there is no file {weights}; "):
+        keys(described)
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:
