@@ -25,6 +25,8 @@ _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 PUBLISHED_OR_TRAINED = ("published", "trained")
 """What `teacher.weights` may be besides a file."""
 
+_LEAST_OF_A_GPU = 0.01
+
 _JOB_FOLDER = "working_dir_files"
 """Where Ray puts a copy of a submitted job's folder, and starts the job."""
 
@@ -108,8 +110,28 @@ Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
+
+def _part_of_a_gpu(share: float) -> float:
+    if not _LEAST_OF_A_GPU <= share <= 1:
+        several = "; several GPUs are `workers`, one for each" if share > 1 else ""
+        raise ValueError(f"{share:g} is no share of one GPU, from {_LEAST_OF_A_GPU} to 1{several}")
+    return share
+
+
+GpuShare = Annotated[Float, AfterValidator(_part_of_a_gpu)]
+"""Which part of one GPU a training takes."""
+
 Scale = tuple[Fraction, Fraction]
 """Least and most, as shares of one."""
+
+
+def _check_share(gpus: float, workers: int) -> None:
+    if gpus < 1 and workers > 1:
+        raise ValueError(
+            f"gpus ({gpus:g}) below 1 is for a training of one worker, not of {workers}, of which no two can talk "
+            "to each other on one GPU"
+        )
+
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -352,9 +374,12 @@ class Teacher(Section):
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
+    gpus: GpuShare = 1.0
+    """Share of a GPU that its training takes, if that is of one worker; another job may take the rest."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        _check_share(self.gpus, self.workers)
         for key in ("class_order", "mean", "std"):
             if self.weights in PUBLISHED_OR_TRAINED and getattr(self, key) is not None:
                 raise ValueError(f"{key} is for a file of weights; published and trained ones know theirs")
@@ -429,11 +454,17 @@ class Evaluate(Section):
     """Time between the states from which a training goes on."""
     workers: PositiveInt = 1
     """Ray Train workers a student."""
+    gpus: GpuShare = 1.0
+    """Share of a GPU that a student of one worker takes: with 0.25, four small ones share one, each with a quarter of
+    its memory at most. Without GPUs it changes nothing."""
+    tensorboard: bool = True
+    """Whether a training writes its loss, learning rate and accuracy to `tensorboard/`, for TensorBoard."""
     together: PositiveInt | None = None
     """Students trained at the same time; by default as many as the cluster has room for when the stage begins."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        _check_share(self.gpus, self.workers)
         for name in self.foreign:
             check_name(name)
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:

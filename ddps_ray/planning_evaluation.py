@@ -10,7 +10,7 @@ import pyarrow.dataset as ds
 from ddps_ray import manifest
 from ddps_ray.config import WHOLE, Recipe, Student, Teacher
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.gpus import CARDS, Card
+from ddps_ray.gpus import CARDS, Card, sharing
 from ddps_ray.quantities import amount, si
 from ddps_ray.selection import sets
 from ddps_ray.sources.reading import attempt_encoded
@@ -76,7 +76,8 @@ class Estimate:
         kind: The kind.
         cells: Number of its cells.
         needed: Bytes of GPU memory with the batch in one piece.
-        hours: From a cell's begin to its end, on as many of each of `CARDS` as it has workers.
+        hours: From a cell's begin to its end, on as many of each of `CARDS` as it has workers; where cells share
+            one, they are taken to wait for each other.
         parts: Into how many parts the batch is cut on each of them; None where that does not help.
     """
 
@@ -112,7 +113,7 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
     if homeless := [one for one in estimates if not any(one.parts)]:
         kind, largest = homeless[0].kind, max(CARDS, key=lambda card: card.memory)
-        _parts(recipe, kind, largest.memory)
+        _parts(recipe, kind, int(recipe.evaluate.gpus * largest.memory))
 
 
 def trained_on(recipe: Recipe, this: Run) -> Iterator[Trained]:
@@ -156,7 +157,8 @@ def _slots(recipe: Recipe, gpus: int) -> int:
     cfg = recipe.evaluate
     if gpus < cfg.workers:
         raise UserError(f"--gpus {gpus}: evaluate.workers lets each student have {cfg.workers}: give as many at least")
-    return min(gpus // cfg.workers, cfg.together or gpus)
+    room = gpus // cfg.workers * sharing(cfg.gpus)
+    return min(room, cfg.together or room)
 
 
 def _kind(
@@ -176,13 +178,13 @@ def _estimate(recipe: Recipe, kind: Kind, cells: int, utilisation: float) -> Est
     shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype, cfg.workers)
     cost = costs.training(kind.student, teacher, kind.protocol, *shape)
     needed = memory.needed(kind.student, teacher, kind.protocol, cfg.size, kind.classes, dtype, cfg.workers)
-    hours = tuple(cost.hours(card, dtype, utilisation) for card in CARDS)
+    hours = tuple(sharing(cfg.gpus) * cost.hours(card, dtype, utilisation) for card in CARDS)
     return Estimate(kind, cells, needed, hours, tuple(_parts_if_any(recipe, kind, card) for card in CARDS))
 
 
 def _parts_if_any(recipe: Recipe, kind: Kind, card: Card) -> int | None:
     try:
-        return _parts(recipe, kind, card.memory)
+        return _parts(recipe, kind, int(recipe.evaluate.gpus * card.memory))
     except UserError:
         return None
 
@@ -198,7 +200,9 @@ def _dtype(recipe: Recipe) -> str:
 
 
 def _several(recipe: Recipe) -> str:
-    workers = recipe.evaluate.workers
+    workers, together = recipe.evaluate.workers, sharing(recipe.evaluate.gpus)
+    if together > 1:
+        return f"one GPU that {together} share, each at 1/{together} of its speed,"
     return "one GPU" if workers == 1 else f"{workers} GPUs, of which one validates,"
 
 

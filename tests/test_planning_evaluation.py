@@ -99,6 +99,26 @@ def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
     assert [cell.split(", ")[1] for cell in table["resnet101"][2:]] == ["in 2 parts", "fits", "fits", "fits"]
 
 
+def test_students_that_share_a_gpu_have_a_part_of_its_memory_and_of_its_speed(imagenet: Run) -> None:
+    long = ["evaluate.students=[{arch: resnet18}]", "evaluate.epochs=3000", "evaluate.together=null"]
+    alone, quarter = (_said(_recipe(imagenet, *long, *settings), imagenet) for settings in ([], ["evaluate.gpus=0.25"]))
+    assert alone[0]["hours"].startswith("of one GPU for one student in bfloat16: ")
+    assert quarter[0]["hours"].startswith("of one GPU that 4 share, each at 1/4 of its speed, for one student in ")
+    # 4.7 GiB, of a quarter of 22 GiB at least
+    assert [cell.split(", ")[1] for cell in quarter[1]["resnet18"][2:]] == ["fits"] * 4
+    for once, shared in zip(alone[1]["resnet18"][2:], quarter[1]["resnet18"][2:], strict=True):
+        assert float(shared.split(" h")[0]) == pytest.approx(4 * float(once.split(" h")[0]), rel=0.05)
+    # Ten students: two rounds on eight GPUs, and one where each has a quarter.
+    for once, shared in zip(alone[1]["all, on 8 GPUs"], quarter[1]["all, on 8 GPUs"], strict=True):
+        assert float(shared.removesuffix(" h")) == pytest.approx(2 * float(once.removesuffix(" h")), rel=0.05)
+
+
+def test_what_does_not_fit_into_a_share_is_refused(imagenet: Run) -> None:
+    made = _recipe(imagenet, "evaluate.students=[{arch: resnet18}]", "evaluate.gpus=0.01")
+    with pytest.raises(UserError, match=r"resnet18 at 224 px needs .* the GPU has 0\.8: .* \(evaluate\.gpus\)$"):
+        _said(made, imagenet)
+
+
 def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None:
     settings = [
         "evaluate.protocols=[rded, hard]",

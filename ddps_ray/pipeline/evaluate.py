@@ -9,6 +9,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -25,12 +26,13 @@ from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, TENSORBOARD, Cell, Trained
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
 from ddps_ray.students import data, memory, networks, optimising, sets, syncing, teachers, training
+from ddps_ray.students.curves import Curves
 from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, State, Training
 
@@ -124,7 +126,8 @@ def train_group(recipe: Recipe, group: Group) -> None:
             if share.rank == 0:
                 say(f"evaluate/{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
-        outcome = work.run(validate, _Keeping(recipe, cell, share.world))
+        with _curves(recipe, target, cell, work) as curves:
+            outcome = work.run(validate, _Keeping(recipe, cell, work, curves))
         if outcome is not None:
             _write(recipe, target, cell, outcome, device, means)
     if val is not None:
@@ -142,9 +145,8 @@ class Trainers:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
             try:
-                trainers.fit(
-                    train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
-                )
+                cfg = recipe.evaluate
+                trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)
                 return
             except (UserError, TrainingFailedError, trainers.Unreadable, OSError) as error:
                 left = cells.unfinished(left, target)
@@ -154,18 +156,23 @@ class Trainers:
 
 
 class _Keeping:
-    """Gives the state of a training to Ray Train when it is time, and counts its epochs."""
+    """Gives the state of a training to Ray Train when it is time, counts its epochs, and draws its curves."""
 
-    def __init__(self, recipe: Recipe, cell: Cell, world: int) -> None:
-        self._cell, self._world, self._seconds = cell, world, 60 * recipe.evaluate.checkpoint_minutes
+    def __init__(self, recipe: Recipe, cell: Cell, work: Training, curves: Curves | None) -> None:
+        self._cell, self._work, self._curves = cell, work, curves
+        self._world, self._seconds = trainers.share().world, 60 * recipe.evaluate.checkpoint_minutes
         self._last, self._progress = time.monotonic(), tally.of_this_process(EPOCHS)
 
     def __call__(self, state: Callable[[], State], done: int, loss: float) -> None:
         rank = trainers.share().rank
         if rank == 0:
             self._progress.add(self._cell.set.images)
+        if self._curves is not None:
+            self._curves.add(self._work.history[-1])
         if done < self._cell.protocol.epochs and self._is_time():
             self._last = time.monotonic()
+            if self._curves is not None:
+                self._curves.keep()
             kept = None if rank else {"cell": self._cell.key, "training": state()}
             trainers.report({"loss": loss}, kept)
 
@@ -246,7 +253,7 @@ def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
 
 
 def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> None:
-    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe))
+    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe, recipe.evaluate.gpus))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
     together = groups[0].together
     starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Trainers).remote()
@@ -277,6 +284,13 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     return sorted(groups, key=lambda group: -group.work)
 
 
+def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> AbstractContextManager[Curves | None]:
+    """What the curves of a training are drawn with; None where another worker, or nobody, does."""
+    if trainers.share().rank or not recipe.evaluate.tensorboard:
+        return nullcontext()
+    return Curves(target.path(TENSORBOARD, *cell.folder), work.history)
+
+
 def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Callable[[nn.Module], float]:
     return lambda network: training.accuracy(network, val, device, bfloat16)
 
@@ -287,10 +301,10 @@ def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
         return foreign_sets.load(recipe, target, about.name, about.digest)
-    distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
+    distilled = sets.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
     if own.digest(about.uri) != about.digest:
         raise UserError(f"{about.uri} {sets.CHANGED}")
-    return TrainingSet(distilled.pictures, distilled.mosaic)
+    return distilled
 
 
 def _load_val(recipe: Recipe, target: Run, about: Trained) -> data.Pictures:
@@ -329,7 +343,8 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
     dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
     step = (cell.student, about, cell.protocol, size, classes, dtype, workers)
-    parts = memory.accumulation(*step, syncing.least(torch.cuda.mem_get_info(device)[1], device))
+    mine = int(recipe.evaluate.gpus * torch.cuda.mem_get_info(device)[1])
+    parts = memory.accumulation(*step, syncing.least(mine, device))
     return parts, memory.needed(*step, parts)
 
 

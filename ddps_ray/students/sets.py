@@ -3,15 +3,38 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
+from ddps_ray import storage
 from ddps_ray.config import Evaluate
 from ddps_ray.errors import UserError
-from ddps_ray.students import foreign
+from ddps_ray.selection.sets import read_metadata
+from ddps_ray.students import data, foreign
 from ddps_ray.students.data import Pictures
 
 CHANGED = "has changed since the evaluation began: run it again, and students are trained on the set as it is now"
 """Said of a set that is not the one under whose digest a student would be filed."""
+
+
+def load_distilled(folder: str, class_ids: Sequence[str], size: int) -> "TrainingSet":
+    """Loads a finished distilled set by its metadata.
+
+    Args:
+        folder: Path or URI of `distilled/<name>/ipc=<k>`.
+        class_ids: Its classes in the order of their labels.
+        size: Side in pixels to which images of another size are brought.
+
+    Raises:
+        UserError: The metadata or an image is missing or damaged.
+    """
+    metadata = read_metadata(folder)
+    files = metadata.group_by("file", use_threads=False).aggregate([("class_id", "min")]).sort_by("file")
+    uris = [storage.join(folder, file) for file in files["file"].to_pylist()]
+    rows = pa.table({"image_id": files["file"], "uri": uris, "class_id": files["class_id_min"]})
+    pictures = data.kept(rows, class_ids, data.Stretch(size), size, strict=True)
+    return TrainingSet(pictures, mosaic=bool(pc.max(metadata["slot"]).as_py()))
 
 
 def load_foreign(

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,24 @@ class Outcome:
     seconds: float
 
 
+class Point(NamedTuple):
+    """What an epoch gave.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        loss: Its mean loss.
+        lr: Its learning rate.
+        accuracy: Top-1 after it, 0..1; None where the student was not tested.
+        time: When it ended, in seconds since 1970.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    accuracy: float | None
+    time: float
+
+
 @dataclass(frozen=True)
 class Means:
     """How a training is done, as far as its result hardly depends on it.
@@ -85,7 +103,11 @@ def accuracy(model: nn.Module, pictures: Pictures, device: torch.device, bfloat1
 
 
 class Training:
-    """One student in training; the fixed teacher, in eval mode, sees exactly the mixed batch that the student sees."""
+    """One student in training; the fixed teacher, in eval mode, sees exactly the mixed batch that the student sees.
+
+    Attributes:
+        history: What each finished epoch gave, those before a break included.
+    """
 
     def __init__(
         self,
@@ -115,6 +137,7 @@ class Training:
         self._mean_ = _running_mean(unwrapped(student), protocol.ema) if protocol.ema else None
         self._measured: dict[int, float] = {}
         self._done, self._seconds = 0, 0.0
+        self.history: list[Point] = []
         if teacher is not None:
             teacher.eval()
 
@@ -135,6 +158,8 @@ class Training:
             if validate is not None and self._done in self._protocol.validations:
                 self._measured[self._done] = validate(self.tested)
             self._seconds = time.monotonic() - begun
+            measured = self._measured.get(self._done)
+            self.history.append(Point(self._done, loss, self._rate(self._done - 1), measured, time.time()))
             if after_epoch is not None:
                 after_epoch(self.state, self._done, loss)
         if validate is None:
@@ -157,6 +182,7 @@ class Training:
             "epochs": self._done,
             "measured": self._measured,
             "seconds": self._seconds,
+            "history": [tuple(point) for point in self.history],
         }
 
     def restore(self, state: State) -> None:
@@ -166,18 +192,22 @@ class Training:
             self._mean_.load_state_dict(state["mean"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._done, self._measured, self._seconds = state["epochs"], dict(state["measured"]), state["seconds"]
+        self.history = [Point(*point) for point in state.get("history", ())]  # which earlier versions did not keep
 
     def losses(self, epoch: int) -> Iterator[Tensor]:
         """Trains for one epoch, and yields the loss of each step, of this worker's share; without waiting for it."""
         torch.manual_seed(self._epoch_seed(epoch))  # of dropout and the like, also where a training goes on
         protocol = self._protocol
         for group in self._optimiser.param_groups:
-            group["lr"] = protocol.lr * SCHEDULES[protocol.schedule](epoch, protocol.epochs)
+            group["lr"] = self._rate(epoch)
         self._student.train()
         draws = generator(self._seed, f"epoch={epoch}", "augmentation")
         chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch)
         for images_NCHW, labels_N, given_NK in self._set.batches(chunks):
             yield self._step(*self._mixed(images_NCHW, labels_N, given_NK, draws))
+
+    def _rate(self, epoch: int) -> float:
+        return self._protocol.lr * SCHEDULES[self._protocol.schedule](epoch, self._protocol.epochs)
 
     def _epoch(self, epoch: int) -> float:
         return torch.stack(list(self.losses(epoch))).mean().item()

@@ -114,10 +114,10 @@ class Cluster:
         """Where a driver joins."""
         return f"127.0.0.1:{self._port}"
 
-    def add_worker(self) -> Node:
+    def add_worker(self, cpus: int = 2) -> Node:
         """Starts one more worker, which has joined then; on a busy machine a node may end before, and is begun anew."""
         for _ in range(3):
-            worker = Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
+            worker = Node(f"--address={self.address}", f"--num-cpus={cpus}", "--num-gpus=1")
             if worker.joins():
                 break
         self.workers.append(worker)

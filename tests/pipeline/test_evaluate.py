@@ -1,6 +1,7 @@
 """Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,10 @@ from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cells, evaluate, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, teachers, training
+from ddps_ray.students import data, networks, sets, teachers, training
 from ddps_ray.students.protocols import Facts, resolve
-from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Training
-from tests.students import inputs
+from tests.students import curves, inputs
 
 CPU = torch.device("cpu")
 SUBSET = ["fish", "gem"]
@@ -103,13 +103,13 @@ def test_there_is_a_row_for_each_set_ipc_student_and_seed(evaluated: Recipe) -> 
 
 def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
     run, cfg = Run(evaluated.run_dir), evaluated.evaluate
-    distilled = data.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
+    distilled = sets.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
     val = data.load_validation(run, "val", SUBSET, 16)
     guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
     torch.manual_seed(1)
     student = networks.build(cfg.students[0], 2, 16)
     (cell,) = (cell for cell in cells.of(evaluated) if (cell.set.ipc, cell.seed) == (12, 1))
-    work = Training(student, guide, TrainingSet(distilled.pictures, False), cell.protocol, 1, Means(16))
+    work = Training(student, guide, distilled, cell.protocol, 1, Means(16))
     outcome = work.run(lambda network: training.accuracy(network, val, CPU))
     row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
     assert outcome is not None
@@ -124,6 +124,21 @@ def test_bad_validation_image_is_in_quarantine_once(evaluated: Recipe) -> None:
     assert [(row["image_id"], row["stage"], row["reason"]) for row in bad] == [
         ("val/gem/00000.png", "evaluate", "not an image")
     ]
+
+
+def test_curves_end_in_what_the_row_says(evaluated: Recipe) -> None:
+    found = sorted(Path(evaluated.run_dir, "tensorboard").rglob("*tfevents*"))
+    assert len(found) == 4
+    for row in rows(evaluated):
+        title = f"{row['set_name']}/ipc={row['ipc']}/convnet2-w4/rded/seed={row['seed']}_*"
+        (folder,) = Path(evaluated.run_dir, "tensorboard").glob(title)
+        made = curves.scalars(folder)
+        assert [step for step, _ in made["loss"]] == [1, 2, 3]
+        # Half a cosine, as by RDED: 1e-3 · (1 + cos(π · e / 6)) / 2
+        assert [value for _, value in made["learning_rate"]] == pytest.approx([1e-3, 0.9330127e-3, 0.75e-3])
+        ((step, measured),) = made["accuracy"]
+        assert step == 3
+        assert measured == pytest.approx(row["accuracy_last"])
 
 
 def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,13 +271,14 @@ def test_what_fits_by_the_plan_is_not_cut_because_of_what_is_there_already(
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2, tensorboard=False)
     prepare(tmp_path, scenes, made)
     evaluate.run(made)
     (row,) = rows(made)
     alone = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
     assert all(cell.is_done(Run(alone.run_dir)) for cell in cells.of(alone)), "it is the same on any number of workers"
     assert row["images"] == 24
+    assert not Path(made.run_dir, "tensorboard").exists()
 
 
 def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes: Path, tmp_path: Path) -> None:
@@ -287,6 +303,40 @@ def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Pa
     assert all(len({cell.set for cell in group.cells}) == 1 for group in groups)
     wholes = {cell.set.digest: cell.set.class_ids for cell in grid if cell.set.name == "whole"}
     assert sorted(wholes.values()) == [tuple(SUBSET), tuple(others)]
+
+
+def test_a_teachers_file_that_has_changed_in_place_is_another_teacher(evaluated: Recipe, tmp_path: Path) -> None:
+    (folder := tmp_path / "teacher").mkdir()
+    weights, about = folder / teachers.WEIGHTS_FILE, folder / teachers.DESCRIPTION_FILE
+    for file in (weights, about):
+        shutil.copy(Path(evaluated.run_dir, "teacher", file.name), file)
+    order = folder / "order.txt"
+    order.write_text("\n".join(json.loads(about.read_text())["class_ids"]))
+    described = {"file": {"weights": str(weights)}}
+    ordered = {"file": {"weights": str(weights), "class_order": str(order), "model": evaluated.teacher.model}}
+
+    def keys(section: dict[str, Any]) -> set[str]:
+        values = evaluated.model_dump() | {"teachers": section}
+        return {cell.key for cell in cells.of(Recipe.model_validate(values))}
+
+    def rewrite(file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+
+    before = [keys(section) for section in (described, ordered)]
+    for file in (weights, about, order):
+        rewrite(file, file.read_bytes())
+    assert [keys(section) for section in (described, ordered)] == before, "the same, copied again"
+    rewrite(order, order.read_bytes().replace(b"fish", b"fowl"))
+    assert keys(described) == before[0]
+    assert not keys(ordered) & before[1]
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    rewrite(weights, bytes(changed))
+    assert not keys(described) & before[0]
+    weights.unlink()
+    with pytest.raises(UserError, match=rf"^teachers\.file\.weights: there is no file {weights}; "):
+        keys(described)
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:

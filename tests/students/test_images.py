@@ -28,7 +28,7 @@ from ddps_ray import storage
 from ddps_ray.errors import UserError
 from ddps_ray.sources import huggingface, locators
 from ddps_ray.storage import Run
-from ddps_ray.students import data, images
+from ddps_ray.students import data, images, sets
 from tests.faults.nodes import until
 from tests.sources.datasets import hf_table, tar
 from tests.stores.conftest import Store
@@ -438,9 +438,9 @@ def test_a_distilled_set_made_again_is_read_again(scenes: Path, tmp_path: Path) 
     run = Run(inputs.indexed(tmp_path / "run", scenes).uri)
     classes = data.class_ids(run, "train")[:2]
     folder = inputs.distilled(run, scenes, "ddps", ipc=1, classes=classes, slots=4)
-    ((before, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((before, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     file = next((Path(folder) / "train" / classes[1]).glob("*.png"))
     Image.new("RGB", (64, 64), (1, 2, 3)).save(file)
-    ((after, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((after, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     assert np.array_equal(before[0], after[0])
     assert after[1].flatten(1).T.unique(dim=0).tolist() == [[1, 2, 3]]

@@ -347,14 +347,19 @@ def test_a_training_that_was_cut_ends_as_an_unbroken_one(colours: Pictures, chan
     def validate(network: nn.Module) -> float:
         return training.accuracy(network, colours, CPU)
 
-    whole = trained(colours, made, 2, student(dropout=0.2)).run(validate, keep)
+    whole = (work := trained(colours, made, 2, student(dropout=0.2))).run(validate, keep)
     assert whole is not None
+    unbroken = work.history
+    assert [(point.epoch, point.accuracy is not None) for point in unbroken] == [
+        (done, done in (2, 5, 7)) for done in range(1, 8)
+    ]
     for done in (1, 4, 6):
         torch.manual_seed(99)
         work = trained(colours, made, 2, student(dropout=0.2))
         work.restore(states[done])
         again = outcome_of(work, validate)
         assert replace(again, seconds=0) == replace(whole, seconds=0)
+        assert [point._replace(time=0) for point in work.history] == [point._replace(time=0) for point in unbroken]
         assert all(
             torch.equal(ours, other)
             for ours, other in zip(work.state()["student"].values(), states[7]["student"].values(), strict=True)
