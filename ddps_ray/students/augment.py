@@ -1,6 +1,7 @@
 """RDED's augmentation on whole batches: mosaic shuffle, random-resized crop, flip, normalisation, CutMix.
 
-Every draw comes from a CPU generator that the caller seeds, so a batch is the same on any device.
+Every draw comes from a CPU generator that the caller seeds, so a batch is the same on any device. What goes to a GPU is
+a few numbers an image, without waiting for it (`non_blocking`); pixels are computed there.
 """
 
 import math
@@ -43,7 +44,7 @@ class Augmentation:
         boxes_N4 = random_boxes(count, side, self.crop_scale, generator)
         flip_N = torch.rand(count, generator=generator) < 0.5
         if self.crop_scale == (1.0, 1.0) and side == self.size:  # whole images are not resampled
-            flip_N111 = flip_N.to(images_NCHW.device)[:, None, None, None]
+            flip_N111 = flip_N.to(images_NCHW.device, non_blocking=True)[:, None, None, None]
             cropped_NCHW = torch.where(flip_N111, images_NCHW.flip(3), images_NCHW).float()
         else:
             cropped_NCHW = resized_crop(images_NCHW, boxes_N4, flip_N, self.size)
@@ -55,7 +56,7 @@ class Augmentation:
 def shuffle_mosaic(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
     """Shuffles the 2×2 mosaic of each image: its two columns as wholes, then its two rows."""
     swap_2N = torch.rand(2, len(images_NCHW), generator=generator) < 0.5
-    for dim, swap_N in zip((3, 2), swap_2N.to(images_NCHW.device), strict=True):
+    for dim, swap_N in zip((3, 2), swap_2N.to(images_NCHW.device, non_blocking=True), strict=True):
         swapped_NCHW = images_NCHW.roll(-(images_NCHW.shape[dim] // 2), dim)
         images_NCHW = torch.where(swap_N[:, None, None, None], swapped_NCHW, images_NCHW)
     return images_NCHW
@@ -100,24 +101,23 @@ def resized_crop(images_NCHW: Tensor, boxes_N4: Tensor, flip_N: Tensor, size: in
     Returns:
         float32 in [0, 255], of shape N×C×size×size; pixels outside a box have no influence on it.
     """
-    side = images_NCHW.shape[-1]
+    side, device = images_NCHW.shape[-1], images_NCHW.device
+    boxes_N4, flip_N = (each.to(device, non_blocking=True) for each in (boxes_N4, flip_N))
     starts_N2, lengths_N2 = boxes_N4[:, None, :2].float(), boxes_N4[:, None, 2:].float()
-    steps_1L1 = (torch.arange(size, dtype=torch.float32)[None, :, None] + 0.5) / size
+    steps_1L1 = (torch.arange(size, dtype=torch.float32, device=device)[None, :, None] + 0.5) / size
     pixels_NL2 = starts_N2 + (steps_1L1 * lengths_N2 - 0.5).clamp(min=0).minimum(lengths_N2 - 1)
     coordinates_NL2 = (2 * pixels_NL2 + 1) / side - 1  # grid_sample's, where -1 and 1 are the image's outer edges
     x_NL = torch.where(flip_N[:, None], coordinates_NL2[..., 0].flip(1), coordinates_NL2[..., 0])
     y_NL = coordinates_NL2[..., 1]
     grid_NLL2 = torch.stack([x_NL[:, None, :].expand(-1, size, -1), y_NL[:, :, None].expand(-1, -1, size)], -1)
-    return F.grid_sample(
-        images_NCHW.float(), grid_NLL2.to(images_NCHW.device), padding_mode="border", align_corners=False
-    )
+    planes_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)  # sampled faster on CPUs
+    return F.grid_sample(planes_NCHW, grid_NLL2, padding_mode="border", align_corners=False)
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
     """Brings values in [0, 255] to ImageNet's mean 0 and standard deviation 1 for each channel."""
-    mean_C11 = 255 * torch.tensor(MEAN, device=images_NCHW.device)[:, None, None]
-    std_C11 = 255 * torch.tensor(STD, device=images_NCHW.device)[:, None, None]
-    return (images_NCHW - mean_C11) / std_C11
+    mean_std_2C11 = (255 * torch.tensor([MEAN, STD])).to(images_NCHW.device, non_blocking=True)[:, :, None, None]
+    return (images_NCHW - mean_std_2C11[0]).div_(mean_std_2C11[1])
 
 
 def cutmix_box(side: int, kept: float, centre: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -148,7 +148,7 @@ def cutmix(images_NCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Ten
         that is still its own.
     """
     count, side = images_NCHW.shape[0], images_NCHW.shape[-1]
-    partners_N = torch.randperm(count, generator=generator).to(images_NCHW.device)
+    partners_N = torch.randperm(count, generator=generator).to(images_NCHW.device, non_blocking=True)
     kept = torch.rand((), generator=generator).item()
     x, y = torch.randint(side, (2,), generator=generator).tolist()
     left, top, right, bottom = cutmix_box(side, kept, (x, y))

@@ -21,20 +21,23 @@ def jitter(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
         generator: CPU generator.
     """
     count, device = len(images_NCHW), images_NCHW.device
-    orders_N3 = torch.rand(count, 3, generator=generator).argsort(1).to(device)
-    weights_N3 = torch.empty(count, 3).uniform_(-_STRENGTH, _STRENGTH, generator=generator).to(device)
-    alphas_N3 = (_LIGHTING * torch.randn(count, 3, generator=generator)).to(device)
+    drawn = (
+        torch.rand(count, 3, generator=generator).argsort(1),
+        torch.empty(count, 3).uniform_(-_STRENGTH, _STRENGTH, generator=generator),
+        _LIGHTING * torch.randn(count, 3, generator=generator),
+    )
+    orders_N3, weights_N3, alphas_N3 = (each.to(device, non_blocking=True) for each in drawn)
     for turn in range(3):
         kind_N = orders_N3[:, turn]
         weight_N111 = weights_N3.gather(1, kind_N[:, None])[:, :, None, None]
         images_NCHW = images_NCHW.lerp(_towards(images_NCHW, kind_N), weight_N111)
-    axes_CK = torch.tensor(_EIGENVECTORS, device=device) * torch.tensor(_EIGENVALUES, device=device)
+    axes_CK = (torch.tensor(_EIGENVECTORS) * torch.tensor(_EIGENVALUES)).to(device, non_blocking=True)
     return images_NCHW + 255 * (alphas_N3 @ axes_CK.T)[:, :, None, None]
 
 
 def _towards(images_NCHW: Tensor, kind_N: Tensor) -> Tensor:
     """What each image is mixed with: black (0), its mean grey (1), or its grey version (2)."""
-    luma_C11 = torch.tensor(_LUMA, device=images_NCHW.device)[:, None, None]
+    luma_C11 = torch.tensor(_LUMA).to(images_NCHW.device, non_blocking=True)[:, None, None]
     grey_N1HW = (images_NCHW * luma_C11).sum(1, keepdim=True)
     kind_N111 = kind_N[:, None, None, None]
     mean_N111 = grey_N1HW.mean((2, 3), keepdim=True)

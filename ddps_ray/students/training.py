@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ddps_ray.diffusion.noise import generator
 from ddps_ray.students import augment
@@ -94,10 +95,12 @@ def accuracy(model: nn.Module, pictures: Pictures, device: torch.device, bfloat1
     right_ = torch.zeros((), dtype=torch.long, device=device)
     seen = 0
     for images_NCHW, labels_N in pictures.in_order(_VALIDATION_BATCH):
-        shown_NCHW = augment.normalise(images_NCHW.to(device).float()).contiguous(memory_format=torch.channels_last)
+        shown_NCHW = augment.normalise(images_NCHW.to(device, non_blocking=True).float()).contiguous(
+            memory_format=torch.channels_last
+        )
         with _autocast(device, bfloat16):
             logits_NK = model(shown_NCHW)
-        right_ += (logits_NK.argmax(1) == labels_N.to(device)).sum()
+        right_ += (logits_NK.argmax(1) == labels_N.to(device, non_blocking=True)).sum()
         seen += len(labels_N)
     return right_.item() / max(seen, 1)
 
@@ -134,7 +137,7 @@ class Training:
         self._optimiser = OPTIMISERS[protocol.optimiser](student, protocol.lr, protocol.weight_decay)
         self._loss = LOSSES[protocol.loss]
         self._augment = Augmentation(means.size, protocol.crop_scale, protocol.shuffle, protocol.colour)
-        self._mean_ = _running_mean(unwrapped(student), protocol.ema) if protocol.ema else None
+        self._mean_ = AveragedModel(unwrapped(student), use_buffers=True) if protocol.ema else None
         self._measured: dict[int, float] = {}
         self._done, self._seconds = 0, 0.0
         self.history: list[Point] = []
@@ -223,23 +226,24 @@ class Training:
         images_NCHW = self._augment(images_NCHW.to(device, non_blocking=True), draws)
         if self._protocol.cutmix:
             images_NCHW, mixed_N, kept = augment.cutmix(images_NCHW, draws)
-        given_NK = None if given_NK is None else given_NK.to(device)
-        return images_NCHW, Targets.of(labels_N.to(device), given_NK, mixed_N, kept)
+        given_NK = None if given_NK is None else given_NK.to(device, non_blocking=True)
+        return images_NCHW, Targets.of(labels_N.to(device, non_blocking=True), given_NK, mixed_N, kept)
 
     def _step(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
         share, whole = self._means.share, len(images_NCHW)
         total = torch.zeros((), device=self._device)
         self._optimiser.zero_grad(set_to_none=True)
         parts = parts_of(whole, share, self._means.parts)
-        for number, part_N in enumerate(part_N.to(self._device) for part_N in parts):
+        for number, part_N in enumerate(part_N.to(self._device, non_blocking=True) for part_N in parts):
             weight = len(part_N) * share.world / whole  # the mean over workers is then that over the batch
+            part = (images_NCHW, targets) if len(part_N) == whole else (images_NCHW[part_N], targets.part(part_N))
             with self._without_talk(last=number + 1 == len(parts)):
-                loss = weight * self._loss_of(images_NCHW[part_N], targets.part(part_N))
+                loss = weight * self._loss_of(*part)
                 loss.backward()
             total += loss.detach()
         self._optimiser.step()
         if self._mean_ is not None:
-            self._mean_.update_parameters(unwrapped(self._student))
+            _follow(self._mean_, unwrapped(self._student), self._protocol.ema)
         return total
 
     def _loss_of(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
@@ -256,9 +260,24 @@ class Training:
         return self._student.no_sync() if wrapped and not last else nullcontext()  # type: ignore[operator]
 
 
-def _running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+@torch.no_grad()
+def _follow(mean_: AveragedModel, model: nn.Module, decay: float) -> None:
+    """Updates a running mean of weights and buffers; torch's own way would wait for the GPU in each step."""
+    if not mean_.n_averaged:
+        mean_.update_parameters(model)
+        return
+    pairs = list(zip(_tensors(mean_.module), _tensors(model), strict=True))
+    floats = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([mine for mine, _ in floats], [other for _, other in floats], 1 - decay)
+    for mine, other in pairs:
+        if not mine.is_floating_point():  # counts of batches
+            mine.copy_(other)
+    mean_.n_averaged += 1
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
 
 
 def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

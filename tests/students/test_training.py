@@ -15,6 +15,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional as F
 
 from ddps_ray.config import Student
@@ -190,6 +191,57 @@ def bare() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
 
 
+class Copies(TorchDispatchMode):
+    """Counts what goes to a device, and refuses a copy that waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device", CPU) != CPU:
+            assert kwargs["non_blocking"]
+            self.count += 1
+        return func(*args, **kwargs)
+
+
+STEPS: list[dict[str, Any]] = [
+    {},
+    {"crop_scale": (1.0, 1.0), "shuffle": False},
+    {"loss": "mse", "ema": 0.9},
+    {"loss": "ce", "optimiser": "sgd", "colour": True},
+]
+
+
+@pytest.mark.parametrize("changes", STEPS)
+def test_a_step_asks_nothing_of_the_device(colours: Pictures, changes: dict[str, Any]) -> None:
+    """On one that has no values, so that whoever asks for one fails."""
+    made = protocol(2, **changes)
+    teacher = ColourTeacher() if made.teacher else None
+    work = Training(student().to("meta"), teacher, TrainingSet(colours, True), made, 0, Means(8))
+    with Copies() as copies:
+        losses = list(work.losses(0)) + list(work.losses(1))
+    assert [loss.device.type for loss in losses] == ["meta"] * 6
+    assert copies.count >= 6 * 4  # images, labels, flips, normalisation
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("changes", STEPS)
+def test_a_step_does_not_wait_for_a_gpu(colours: Pictures, changes: dict[str, Any]) -> None:
+    made, (images_NCHW, labels_N), device = protocol(2, **changes), *colours.in_order(24), torch.device("cuda", 0)
+    pictures = Pictures.of(images_NCHW, labels_N, colours.rows).on(device)
+    teacher = ColourTeacher() if made.teacher else None
+    work = Training(student().to(device), teacher, TrainingSet(pictures, True), made, 0, Means(8))
+    list(work.losses(0))  # in which networks are tuned
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        losses = list(work.losses(1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
+
+
 def test_a_batch_in_parts_adds_up(colours: Pictures) -> None:
     """Without BatchNorm, whose statistics are those of a part, it is the same training."""
     whole, parts = (
@@ -332,6 +384,21 @@ def test_a_running_mean_is_what_is_tested(colours: Pictures) -> None:
     after = network.head.weight  # type: ignore[union-attr]
     mean = work.tested.head.weight  # type: ignore[union-attr]
     assert torch.allclose(mean, after) or torch.allclose(mean, 0.75 * before + 0.25 * after)  # type: ignore[arg-type,operator]
+
+
+def test_a_running_mean_begins_with_the_first_step_and_follows_weights_and_buffers(colours: Pictures) -> None:
+    kept: list[dict[str, Tensor]] = []
+
+    def keep(state: Callable[[], State], done: int, loss: float) -> None:
+        kept.append({name: value.clone() for name, value in state()["student"].items()})
+
+    work = trained(colours, protocol(4, batch=24, ema=0.75))
+    work.run(None, keep)
+    for name, found in work.tested.state_dict().items():
+        expected = kept[0][name]
+        for weights in kept[1:]:
+            expected = 0.75 * expected + 0.25 * weights[name] if expected.is_floating_point() else weights[name]
+        assert torch.allclose(found, expected), name
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"loss": "ce", "optimiser": "sgd"}])
