@@ -144,6 +144,7 @@ class Trainers:
         while left:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
+            trainers.drop_cut_states(target, group.name)
             try:
                 cfg = recipe.evaluate
                 trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)

@@ -18,6 +18,7 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
+from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -30,6 +31,7 @@ from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.gpus import sharing
 from ddps_ray.pipeline import cluster
+from ddps_ray.pipeline.lost_nodes import LostNodes
 from ddps_ray.remedies import lasting_error, may_be_damage, user_error
 from ddps_ray.storage import Run
 from ddps_ray.students.optimising import Share
@@ -43,7 +45,7 @@ _RAY_PARTS = 10_000
 _STATE_FILE = "state.pt"
 
 # The first would print each line of a worker twice; the second would add an actor and an error line to each training,
-# and the death of a preempted worker is recognised without it.
+# and a lost node is recognised without it.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
@@ -53,7 +55,7 @@ class Unreadable(Exception):  # noqa: N818 - it is not known to be an error for 
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
-    """Ray Train's, but for two things that a command has no use for."""
+    """Ray Train's, but for two things that a command has no use for, and with an eye for nodes that vanish."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Ctrl-C is the command's to handle, as in every other stage: Ray Train would end it with 1, without a word."""
@@ -65,7 +67,8 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         time, and where another Ray is on the machine it dies of that. Here a driver ends with its training.
         """
         callbacks: list[Any] = super()._create_default_callbacks()
-        return [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+        kept = [each for each in callbacks if not isinstance(each, PlacementGroupCleanerCallback)]
+        return [*kept, LostNodes()]
 
 
 def slots(workers: int, recipe: Recipe, gpus: float = 1.0) -> int:
@@ -155,9 +158,20 @@ def fit(
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
-    if wrong := trainer.fit().return_value:
+    if wrong := _fit(trainer).return_value:
         raise Unreadable(wrong[1]) if wrong[0] else UserError(wrong[1])
     storage.remove(run.path(CHECKPOINTS, name))
+
+
+def _fit(trainer: Trainer) -> ray.train.Result:
+    """Fits it, also where a worker dies just before it begins, which Ray Train takes for an error of its own."""
+    for _ in range(_FAILURES):
+        try:
+            return trainer.fit()
+        except ray.train.ControllerError as error:
+            if not isinstance(error.controller_failure, RayActorError):
+                raise
+    return trainer.fit()
 
 
 def reason(error: Exception, run: Run) -> str:
@@ -216,6 +230,15 @@ def _loaded(file: Path, run: Run, name: str) -> dict[str, Any]:
         return dict(torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True))
     except Exception as error:  # torch knows a dozen ways in which it can be damaged
         raise UserError(_begin_anew(run, name, first_line(error))) from error
+
+
+def drop_cut_states(run: Run, name: str) -> None:
+    """Deletes the states of a training whose list was cut, as a kill may leave it: a short one then begins anew."""
+    try:
+        _check_snapshot(run, name)
+    except UserError as error:
+        say(f"warning: {error}; that is done here")
+        storage.remove(run.path(CHECKPOINTS, name))
 
 
 def _check_snapshot(run: Run, name: str) -> None:

@@ -111,6 +111,18 @@ def test_a_listed_state_that_is_missing_is_told_before_the_training(training: Pa
         trainers._check_snapshot(Run(str(tmp_path)), "teacher")
 
 
+def test_states_whose_list_was_cut_are_dropped_where_a_training_is_short(
+    training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainers.drop_cut_states(run := Run(str(tmp_path)), "teacher")
+    assert training.exists() and not capsys.readouterr().out
+    file = training / "checkpoint_manager_snapshot.json"
+    file.write_bytes(file.read_bytes()[:100])
+    trainers.drop_cut_states(run, "teacher")
+    assert not training.exists()
+    assert capsys.readouterr().out.startswith(f"warning: {training}: the state of the training is damaged (")
+
+
 @pytest.mark.parametrize("size", [None, 0, 100, -100])
 def test_a_state_that_was_cut_or_is_gone_is_told(training: Path, tmp_path: Path, size: int | None) -> None:
     (file,) = training.glob("*/state.pt")
