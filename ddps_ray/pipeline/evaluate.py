@@ -21,22 +21,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from ddps_ray import manifest, schemas, storage
-from ddps_ray.config import WHOLE, Recipe
+from ddps_ray.config import Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
-from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
+from ddps_ray.pipeline import cells, cluster, materials, relabel, tally, trainers
+from ddps_ray.pipeline.cells import FAILED, FOLDER, Cell
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, memory, networks, sets, syncing, teachers, training
-from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students import data, memory, networks, syncing, training
+from ddps_ray.students.labels import Stored
 from ddps_ray.students.training import Means, State, Training
 
 STAGE = "evaluate"
 
 _QUIET_SECONDS = 15.0
-_IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,11 @@ def run(recipe: Recipe) -> None:
     grid = cells.of(recipe)
     _check(recipe, target, grid)
     todo = [cell for cell in grid if not cell.is_done(target)]
+    relabel.check(recipe, target, todo)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
     if todo:
         cluster.connect(recipe)
-        _try_teachers(recipe, target, todo)
+        materials.try_teachers(recipe, target, todo, STAGE)
         _train_all(recipe, target, todo, len(grid))
     for line in accuracy.table(target):
         say(line)
@@ -100,13 +100,14 @@ def train_group(recipe: Recipe, group: Group) -> None:
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
     device, share = trainers.device(), trainers.share()
-    training_set = _load_set(target, recipe, one.set)
+    training_set = materials.load_set(recipe, target, one.set)
     training_set.pictures.on(device)
-    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
-    val = _load_val(recipe, target, one.set) if share.rank == 0 else None
+    asks = one.protocol.teacher and recipe.evaluate.labels is None
+    fixed = materials.load_teacher(recipe, target, one).to(device) if asks else None
+    val = materials.load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
         val.on(device)
-    means = Means(cfg.size, _bfloat16(recipe, device), _parts(recipe, one, device), share)
+    means = Means(cfg.size, materials.in_bfloat16(recipe, device), _parts(recipe, one, device), share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -114,7 +115,9 @@ def train_group(recipe: Recipe, group: Group) -> None:
         torch.manual_seed(cell.seed)
         network = networks.build(cell.student, len(cell.set.class_ids), cfg.size)
         student = trainers.prepare(syncing.together(network, device))
-        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means)
+        labels = relabel.label_set(recipe, target, cell)
+        stored = Stored(labels) if labels else None
+        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means, stored)
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
             if share.rank == 0:
@@ -175,56 +178,6 @@ class _Keeping:
         return bool(asked.item())
 
 
-def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
-    """Everything that can be wrong before any training."""
-    wnids = manifest.wnids(target)
-    for (name, class_ids), _ in groupby((cell.teacher, cell.set.class_ids) for cell in grid if cell.protocol.teacher):
-        about = recipe.all_teachers[name]
-        stage, folder = teacher.location(recipe, name, class_ids)
-        if about.weights == "trained":
-            target.require(stage, "teacher")
-        teachers.check(about, folder, class_ids, wnids)
-    for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
-        networks.check(student, classes, recipe.evaluate.size)
-
-
-def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
-    """Measures each teacher once on the classes that it teaches, and says how good it is.
-
-    Raises:
-        UserError: One is no teacher of these classes.
-    """
-    tried = {(cell.teacher, cell.set.class_ids): cell for cell in todo if cell.protocol.teacher}
-    for (name, class_ids), cell in tried.items():
-        about = recipe.all_teachers[name]
-        uri = _measured(target, recipe, cell)
-        if not storage.exists(uri):
-            trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
-        found = json.loads(storage.read_bytes(uri))
-        called = teachers.name(name, about)
-        measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
-        say(f"evaluate: teacher {called}: {measured}")
-        expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
-        if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
-            raise UserError(f"teacher {called}: {wrong}")
-
-
-def measure_teacher(recipe: Recipe, cell: Cell) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), trainers.device()
-    val = _load_val(recipe, target, cell.set)
-    fixed = _load_teacher(recipe, target, cell).to(device)
-    measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
-    about = {"accuracy": measured, "images": len(val) - len(val.bad)}
-    storage.write_json(_measured(target, recipe, cell), about)
-
-
-def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
-    taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, recipe.data.val, cell.set.class_ids])
-    return target.path(FOLDER, "teachers", f"{key}.json")
-
-
 def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> None:
     groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
@@ -259,43 +212,24 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     return sorted(groups, key=lambda group: -group.work)
 
 
+def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
+    """Everything that can be wrong before any training."""
+    materials.check_teachers(recipe, target, grid)
+    for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
+        networks.check(student, classes, recipe.evaluate.size)
+
+
 def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Callable[[nn.Module], float]:
     return lambda network: training.accuracy(network, val, device, bfloat16)
-
-
-def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
-    if about.name == WHOLE:
-        split, classes = recipe.data.train, list(about.class_ids)
-        return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
-    if about.selector == FOREIGN:
-        return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
-    distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
-    return TrainingSet(distilled.pictures, distilled.mosaic)
-
-
-def _load_val(recipe: Recipe, target: Run, about: Trained) -> data.Pictures:
-    return data.load_validation(target, str(recipe.data.val), list(about.class_ids), recipe.evaluate.size)
-
-
-def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
-    _, folder = teacher.location(recipe, cell.teacher, cell.set.class_ids)
-    about, wnids = recipe.all_teachers[cell.teacher], manifest.wnids(target)
-    return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
-
-
-def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    asked = recipe.evaluate.precision
-    if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return asked == "bfloat16"
 
 
 def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
     """Into how many parts a worker's share of a batch is cut, so that a step fits into what the GPU has free."""
     if device.type != "cuda":
         return 1
-    about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
-    dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
+    asks = cell.protocol.teacher and recipe.evaluate.labels is None
+    about = recipe.all_teachers[cell.teacher].model if asks else None
+    dtype = "bfloat16" if materials.in_bfloat16(recipe, device) else "float32"
     free, _ = torch.cuda.mem_get_info(device)
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
     return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, free)
@@ -313,7 +247,8 @@ def _write(
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
-        reference = json.loads(storage.read_bytes(_measured(target, recipe, cell)))["accuracy"]
+        reference = json.loads(storage.read_bytes(materials.measured_at(recipe, target, cell)))["accuracy"]
+    labels = relabel.label_set(recipe, target, cell)
     row = _identity(cell) | {
         "images": cell.set.images,
         "epochs": cell.protocol.epochs,
@@ -329,6 +264,7 @@ def _write(
         "set_digest": cell.set.digest,
         "set_bytes": cell.set.bytes,
         "parts": parts,
+        "label_bytes": labels.bytes() if labels else None,
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
