@@ -27,8 +27,6 @@ from ddps_ray.students.labels import LabelSet
 
 STAGE = "relabel"
 
-_VIEWS = ("epochs", "batch", "cutmix", "crop_scale", "shuffle", "colour")
-"""Settings of a protocol that decide what the networks see."""
 _QUIET_SECONDS = 15.0
 
 
@@ -138,7 +136,7 @@ class Writers:
 def _depends_on(recipe: Recipe, cell: Cell, kept: labels.Kept) -> dict[str, Any]:
     """All that labels depend on."""
     settings = json.loads(cell.settings)
-    return {name: settings[name] for name in (*_VIEWS, "size", "precision", "teacher")} | {
+    return {name: settings[name] for name in (*labels.VIEWS, "size", "precision", "teacher")} | {
         "set": cell.set.digest,
         "classes": manifest.class_digest(cell.set.class_ids),
         "seed": cell.seed,

@@ -30,6 +30,9 @@ FOLDER = "labels"
 DESCRIPTION_FILE = "labels.json"
 """Beside the files of one training: what they are; written last, as it proves the rest."""
 
+VIEWS = ("epochs", "batch", "cutmix", "crop_scale", "shuffle", "colour")
+"""Settings of a protocol that decide what networks see."""
+
 _ROWS, _BYTES = 1 << 14, 1 << 25
 """Most images, and bytes, in a file, which is what a kill costs, and what a training holds in memory."""
 _PART = 256

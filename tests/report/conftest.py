@@ -122,6 +122,8 @@ def evaluation() -> list[dict[str, Any]]:
             "memory": 10**9,
             "set_digest": f"{name}-{ipc}",
             "set_bytes": 10_000 * ipc,
+            "parts": 1,
+            "label_bytes": None,
         }
         for (name, ipc), values in LAST.items()
         for seed, last in enumerate(values)
