@@ -387,7 +387,7 @@ class ForeignSet(Section):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Of tensors: standard deviation by which they were divided, 1 where none was."""
     soft_labels: Literal["none", "logits", "probabilities"] = "none"
-    """Of tensors: whether the labels are soft ones, and of which kind; the protocol `hard` learns from them."""
+    """Of tensors: whether the labels are soft ones, and of which kind; the protocol `given` learns from them."""
 
 
 class Labels(Section):
@@ -417,7 +417,7 @@ class Evaluate(Section):
     """IPCs to evaluate; null takes all that the sets have."""
     seeds: Several[Seed] = (0, 1, 2, 3, 4)
     """One student for each."""
-    protocols: Several[Literal["rded", "fkd", "edc", "minimax", "hard"]] = ("rded",)
+    protocols: Several[Literal["rded", "fkd", "edc", "minimax", "hard", "given"]] = ("rded",)
     """How students are trained: presets, of which the settings below, up to `ema`, change a part."""
     epochs: PositiveInt | None = None
     """Passes over the set."""

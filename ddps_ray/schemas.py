@@ -86,6 +86,7 @@ EVALUATION = pa.schema(
         _added("set_digest", pa.string(), layout=2),  # of the set's metadata: what it was trained on
         _added("set_bytes", pa.int64(), layout=2),  # of the set's image files
         _added("parts", pa.int32(), layout=2),  # into which each worker's share of a batch was cut, for want of memory
+        _added("dtype", pa.string(), layout=2),  # of the networks' computation, e.g. bfloat16
         _added("label_bytes", pa.int64(), layout=2),  # of the soft labels stored ahead for it; null without
     ]
 )
@@ -100,6 +101,8 @@ FAILURE = pa.schema(
         pa.field("seed", pa.int32(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),
         pa.field("settings", pa.string(), nullable=False),
+        _added("set_digest", pa.string(), layout=2),  # these two as in `EVALUATION`
+        _added("class_digest", pa.string(), layout=2),
     ]
 )
 """A student that could not be trained, and why; it is tried again when the stage runs again."""

@@ -1,7 +1,8 @@
 """Whether the distilled sets of a run are whole: metadata, image files, images a class, patches an image."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,14 +22,14 @@ def check(run: Run) -> list[str]:
             continue
         if not storage.exists(each.uri):  # as a user may who needs the room
             say(f"verify: {each.stage}: was deleted; `ddps distill` makes it again where the recipe asks for it")
-        elif found := list(_wrong(each)):
+        elif found := list(_wrong(each, run.summary(each.stage) or {})):
             wrong += [f"{each.stage}: {line}" for line in found]
         else:
             say(f"verify: {each.stage}: whole{f'; {each.differs}' if each.differs else ''}")
     return wrong
 
 
-def _wrong(each: Recorded) -> Iterator[str]:
+def _wrong(each: Recorded, summary: Mapping[str, Any]) -> Iterator[str]:
     if not storage.exists(storage.join(each.uri, sets.METADATA)):
         yield f"{each.uri} has no {sets.METADATA}: `ddps distill` makes the set again"
         return
@@ -40,6 +41,11 @@ def _wrong(each: Recorded) -> Iterator[str]:
     patches = Counter(rows["file"].to_pylist())
     yield from _files(each, patches)
     yield from _counts(each, rows, patches)
+    found, made = set(rows["class_id"].to_pylist()), summary.get("classes")
+    if lost := sorted(set(each.settings.get("classes") or ()) - found):
+        yield f"{len(lost)} of its classes are not in {sets.METADATA}, {lost[0]!r} is the first"
+    elif made is not None and made != len(found):
+        yield f"{len(found)} classes are in {sets.METADATA}, but {made} were made"
 
 
 def _files(each: Recorded, patches: Counter[str]) -> Iterator[str]:
@@ -52,7 +58,7 @@ def _files(each: Recorded, patches: Counter[str]) -> Iterator[str]:
 
 
 def _counts(each: Recorded, rows: pa.Table, patches: Counter[str]) -> Iterator[str]:
-    pairs = rows.group_by(["file", "class_id"]).aggregate([])
+    pairs = rows.group_by(["file", "class_id"], use_threads=False).aggregate([])
     odd = {class_id: count for class_id, count in Counter(pairs["class_id"].to_pylist()).items() if count != each.ipc}
     if odd:
         least = min(odd)

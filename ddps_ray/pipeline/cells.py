@@ -44,6 +44,7 @@ class Trained:
         mosaic: Whether they are mosaics.
         digest: Of what it holds.
         bytes: Of its image files; None of the whole split.
+        soft: Whether it has soft labels of its own.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Trained:
     mosaic: bool
     digest: str
     bytes: int | None
+    soft: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,18 +107,26 @@ def of(recipe: Recipe) -> list[Cell]:
     """All cells of a recipe.
 
     Raises:
-        UserError: A set is missing, there is none, or a student is there twice.
+        UserError: A set is missing, there is none, a student is there twice, or a protocol suits no set.
     """
     names = [networks.name(student) for student in recipe.evaluate.students]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
-    return list(_cells(recipe, Run(recipe.run_dir)))
+    found = list(_cells(recipe, Run(recipe.run_dir)))
+    trained_by = {cell.protocol.name for cell in found}
+    if useless := [preset for preset in recipe.evaluate.protocols if preset not in trained_by]:
+        raise UserError(
+            f"evaluate.protocols: {useless[0]} is for sets with soft labels of their own, and none has them"
+        )
+    return found
 
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
     for trained in _sets(recipe, run):
         for preset, name, about in _lessons(recipe):
+            if protocols.needs_soft_labels(preset) and not trained.soft:
+                continue
             facts = Facts(
                 ipc=trained.ipc,
                 classes=len(trained.class_ids),
@@ -186,7 +196,9 @@ def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
         if only is None or facts.ipc in only:
             digest = storage.digest([facts.digest, about.model_dump(mode="json", exclude={"path"})])
             ids, uri = facts.class_ids, about.path
-            yield Trained(name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size)
+            yield Trained(
+                name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size, facts.soft
+            )
 
 
 def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, str]]:

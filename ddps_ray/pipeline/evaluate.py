@@ -21,11 +21,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
 from ddps_ray import manifest, schemas, storage
-from ddps_ray.config import Recipe
+from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import cells, cluster, materials, relabel, tally, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, Cell
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
@@ -121,13 +121,14 @@ def train_group(recipe: Recipe, group: Group) -> None:
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
             if share.rank == 0:
-                say(f"{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
+                say(f"evaluate/{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
         outcome = work.run(validate, _Keeping(recipe, cell, share.world))
         if outcome is not None:
-            _write(recipe, target, cell, outcome, device, means.parts)
+            _write(recipe, target, cell, outcome, device, means)
     if val is not None:
-        trainers.write_quarantine(target, STAGE, val.quarantine(STAGE), val.bad_class_ids())
+        for stage, pictures in ((STAGE, val), (f"{STAGE}-{WHOLE}", training_set.pictures)):
+            trainers.write_quarantine(target, stage, pictures.quarantine(stage), pictures.bad_class_ids())
 
 
 class Trainers:
@@ -215,6 +216,13 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
 def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
     """Everything that can be wrong before any training."""
     materials.check_teachers(recipe, target, grid)
+    tested = set(data.class_ids(target, str(recipe.data.val)))
+    for each, _ in groupby(cell.set for cell in grid if cell.set.selector == FOREIGN):
+        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
+            raise UserError(
+                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
+                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
+            )
     for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
         networks.check(student, classes, recipe.evaluate.size)
 
@@ -236,14 +244,14 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
 
 
 def _note_failure(target: Run, cell: Cell, reason: str) -> None:
-    say(f"{cell.title}, seed {cell.seed}: failed: {reason}")
-    row = _identity(cell) | {"protocol": cell.protocol.name, "reason": reason, "settings": cell.settings}
+    say(f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}")
+    row = _identity(cell) | {"reason": reason}
     columns = {column: [value] for column, value in row.items() if column in schemas.FAILURE.names}
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
 
 
 def _write(
-    recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device, parts: int
+    recipe: Recipe, target: Run, cell: Cell, outcome: training.Outcome, device: torch.device, means: Means
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
@@ -256,20 +264,17 @@ def _write(
         "accuracy_best": outcome.accuracy_best,
         "best_epoch": outcome.best_epoch,
         "accuracy_teacher": reference,
-        "settings": cell.settings,
-        "class_digest": manifest.class_digest(cell.set.class_ids),
-        "protocol": cell.protocol.name,
         "seconds": outcome.seconds,
         "memory": _memory(device),
-        "set_digest": cell.set.digest,
         "set_bytes": cell.set.bytes,
-        "parts": parts,
+        "parts": means.parts,
+        "dtype": "bfloat16" if means.bfloat16 else "float32",
         "label_bytes": labels.bytes() if labels else None,
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
     storage.discard(target.path(FOLDER, FAILED, cell.file))
-    say(f"{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
+    say(f"evaluate/{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
@@ -280,6 +285,10 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "teacher": cell.called,
         "student": networks.name(cell.student),
         "seed": cell.seed,
+        "protocol": cell.protocol.name,
+        "settings": cell.settings,
+        "set_digest": cell.set.digest,
+        "class_digest": manifest.class_digest(cell.set.class_ids),
     }
 
 

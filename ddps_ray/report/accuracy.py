@@ -14,7 +14,19 @@ from ddps_ray.storage import Run
 RANDOM = "random"
 """The selector, and the usual name, of the set that others are compared to."""
 
-_GROUP = ("student", "teacher", "protocol", "selector", "set_name", "ipc", "images", "epochs", "settings")
+_GROUP = (
+    "student",
+    "teacher",
+    "protocol",
+    "selector",
+    "set_name",
+    "ipc",
+    "images",
+    "epochs",
+    "settings",
+    "dtype",
+    "parts",
+)
 _DIGESTS = ("class_digest", "set_digest")
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
 _VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher", "set_bytes", "label_bytes")
@@ -56,6 +68,8 @@ class Accuracy:
         images: Distilled images trained on.
         epochs: Epochs of training.
         settings: JSON of all else that the number depends on: what the protocol came to, with the number of classes.
+        dtype: Of the networks' computation; None in rows of an earlier layout.
+        parts: Into which each worker's share of a batch was cut: BatchNorm takes the statistics of a part.
         class_digest: Of its classes; None in rows of an earlier layout.
         set_digest: Of the set's metadata; None in rows of an earlier layout.
         set_bytes: Of the set's image files; None in rows of an earlier layout.
@@ -74,6 +88,8 @@ class Accuracy:
     images: int
     epochs: int
     settings: str
+    dtype: str | None
+    parts: int
     class_digest: str | None
     set_digest: str | None
     set_bytes: int | None
@@ -115,7 +131,7 @@ class Accuracy:
     @property
     def terms(self) -> dict[str, str]:
         """All that it depends on besides set, IPC, student, teacher, protocol and seed, as texts by dotted keys."""
-        own = {name: getattr(self, name) for name in ("selector", "images", "epochs", *_DIGESTS)}
+        own = {name: getattr(self, name) for name in ("selector", "images", "epochs", "dtype", "parts", *_DIGESTS)}
         known = {name: value for name, value in own.items() if value is not None}
         terms = variants.flat(json.loads(self.settings) | known)
         return {key: value for key, value in terms.items() if key not in _FOLLOWS}
@@ -141,7 +157,7 @@ class Accuracy:
     def _same(self) -> tuple[Any, ...]:
         return (
             *(self.class_digest, self.ipc, self.student, self.teacher),
-            *(self.protocol, self.epochs, self.settings),
+            *(self.protocol, self.epochs, self.settings, self.dtype, self.parts),
         )
 
 
@@ -161,6 +177,7 @@ def results(run: Run) -> list[Accuracy]:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for row in rows.to_pylist() if rows is not None else []:
         row["protocol"] = row["protocol"] or _FIRST_PROTOCOL
+        row["parts"] = row["parts"] or 1
         groups[tuple(row[name] for name in _GROUP)].append(row)
     return [
         _accuracy(dict(zip(_GROUP, key, strict=True)) | digests, own)

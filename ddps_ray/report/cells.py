@@ -13,7 +13,18 @@ from ddps_ray.report.ranking import Measure, Ranking
 from ddps_ray.storage import Run
 
 _FAILED = "evaluation/failed"
-_FAILURE = ("set_name", "ipc", "teacher", "student", "protocol", "seed", "reason", "settings")
+_FAILURE = (
+    "set_name",
+    "ipc",
+    "teacher",
+    "student",
+    "protocol",
+    "seed",
+    "reason",
+    "settings",
+    "set_digest",
+    "class_digest",
+)
 
 
 def last(result: Accuracy) -> Mapping[int, float]:
@@ -136,8 +147,9 @@ def _cells(name: str, found: Sequence[Accuracy], measure: Measure, several: bool
 def _failures(run: Run, name: str, found: Sequence[Accuracy]) -> list[Failure]:
     """Those that have no result since; seeds that failed for the same reason are one."""
     done = {
-        (each.set_name, each.ipc, each.teacher, each.student, each.protocol, seed, each.settings)
+        (each.set_name, each.ipc, each.teacher, each.student, each.protocol, seed, each.settings, *digests)
         for each in found
+        for digests in ((each.set_digest, each.class_digest), (None, None))  # a row of an earlier layout has none
         for seed in each.last_by_seed
     }
     order = [column for column in _FAILURE if column != "seed"]
@@ -149,7 +161,11 @@ def _failures(run: Run, name: str, found: Sequence[Accuracy]) -> list[Failure]:
     return [
         Failure(
             run=name,
-            **{column: value for column, value in own[0].items() if column not in ("seed", "settings")},
+            **{
+                column: value
+                for column, value in own[0].items()
+                if column not in ("seed", "settings", "set_digest", "class_digest")
+            },
             seeds=tuple(dict.fromkeys(row["seed"] for row in own)),
         )
         for own in groups.values()

@@ -46,9 +46,10 @@ def paired(own: Mapping[int, float], other: Mapping[int, float]) -> Difference |
 
 
 def random_like(result: Accuracy, found: Sequence[Accuracy]) -> Accuracy | None:
-    """The random set's result under the same terms; None if there is none, or it is this one.
+    """The random set's result under the same terms; None if there is none, it is this one, or which one is open.
 
-    Of several random sets the one called `random` counts, else the first by name.
+    Of several random sets the one called `random` counts, else the first by name; several of one name, such as draws
+    of other seeds, are not chosen from.
 
     Args:
         result: Of the set that is compared.
@@ -57,7 +58,9 @@ def random_like(result: Accuracy, found: Sequence[Accuracy]) -> Accuracy | None:
     if is_random(result) or result.is_whole:
         return None
     alike = [each for each in found if is_random(each) and each.is_like(result)]
-    return min(alike, key=lambda each: (each.set_name != RANDOM, each.set_name), default=None)
+    name = min((each.set_name for each in alike), key=lambda name: (name != RANDOM, name), default="")
+    called = [each for each in alike if each.set_name == name]
+    return called[0] if len(called) == 1 else None
 
 
 def is_random(result: Accuracy) -> bool:

@@ -13,7 +13,10 @@ MINUS = "\N{MINUS SIGN}"
 
 _EPOCHS = {"last": "after the last epoch", "best": "of the best epoch, chosen on the test images,"}
 
-_NOT_COMPARED = "Not compared, since the random set has other settings, other seeds, or classes that are not recorded"
+_NOT_COMPARED = (
+    "Not compared, since the random set has other settings, other seeds, or classes that are not recorded, "
+    "or there are several of its name"
+)
 
 Contexts = Mapping[str, list[Placed]]
 """Results that stand against each other, by what they share within the table."""

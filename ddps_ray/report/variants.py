@@ -9,6 +9,9 @@ NOT_RECORDED = "not recorded"
 """Stands for a setting that a row of an earlier layout does not have."""
 
 
+_DIGITS = 8
+"""Of a digest, enough to tell two apart."""
+
 OF_A_SET = frozenset({"selector", "images", "set_digest", "class_digest"})
 """What is another for each set anyway."""
 
@@ -32,7 +35,11 @@ def varying(terms: Sequence[Mapping[str, str]]) -> list[str]:
 
 def words(terms: Mapping[str, str], keys: Sequence[str]) -> str:
     """These settings in words, e.g. `epochs 300, lr 0.001`."""
-    return ", ".join(f"{key} {terms.get(key, NOT_RECORDED)}" for key in keys)
+    return ", ".join(f"{key} {_short(key, terms.get(key, NOT_RECORDED))}" for key in keys)
+
+
+def _short(key: str, value: str) -> str:
+    return value[:_DIGITS] if key.endswith("digest") and value != NOT_RECORDED else value
 
 
 def apart(names: Sequence[Hashable], terms: Sequence[Mapping[str, str]]) -> list[str]:

@@ -78,12 +78,20 @@ def mse(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
 
 
 def cross_entropy(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
-    """Cross-entropy of the labels, weighted by area where a batch is mixed; of soft ones where the set gives them."""
-    own, others = targets.labels_N, targets.partners_N
-    if targets.given_NK is not None:
-        own, others = targets.given_NK, targets.given_partners_NK
-    loss = targets.kept * F.cross_entropy(student_NK, own)
-    return loss if others is None else loss + (1 - targets.kept) * F.cross_entropy(student_NK, others)
+    """Cross-entropy of the hard labels, weighted by area where a batch is mixed."""
+    return _mixed_cross_entropy(student_NK, targets.labels_N, targets.partners_N, targets.kept)
+
+
+def given_cross_entropy(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
+    """The same of the probabilities that the set itself gives."""
+    if targets.given_NK is None:
+        raise ValueError("this loss needs soft labels of the set's own")
+    return _mixed_cross_entropy(student_NK, targets.given_NK, targets.given_partners_NK, targets.kept)
+
+
+def _mixed_cross_entropy(student_NK: Tensor, own: Tensor, others: Tensor | None, kept: float) -> Tensor:
+    loss = kept * F.cross_entropy(student_NK, own)
+    return loss if others is None else loss + (1 - kept) * F.cross_entropy(student_NK, others)
 
 
 def _teacher(targets: Targets) -> Tensor:
@@ -92,5 +100,10 @@ def _teacher(targets: Targets) -> Tensor:
     return targets.teacher_NK.float()
 
 
-LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {"kl": kl, "mse": mse, "ce": cross_entropy}
+LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {
+    "kl": kl,
+    "mse": mse,
+    "ce": cross_entropy,
+    "given-ce": given_cross_entropy,
+}
 """By the name in a protocol: from the student's logits, float32, the targets and the temperature."""

@@ -184,19 +184,30 @@ def hard(facts: Facts, student: Student) -> Protocol:
     return replace(made, cutmix=False)
 
 
+def given(facts: Facts, student: Student) -> Protocol:
+    """As `hard`, but with the soft labels that a set of another program brings along."""
+    return replace(hard(facts, student), name="given", loss="given-ce")
+
+
 PRESETS: Mapping[str, Callable[[Facts, Student], Protocol]] = {
     "rded": rded,
     "fkd": fkd,
     "edc": edc,
     "minimax": minimax,
     "hard": hard,
+    "given": given,
 }
 """By the name in the recipe; each says where it comes from."""
 
 
 def needs_teacher(preset: str) -> bool:
     """Whether students are trained with a teacher's soft labels."""
-    return preset not in ("minimax", "hard")
+    return preset not in ("minimax", "hard", "given")
+
+
+def needs_soft_labels(preset: str) -> bool:
+    """Whether students are trained with soft labels that the set itself gives."""
+    return preset == "given"
 
 
 _OVERRIDES = ("epochs", "batch", "temperature", "weight_decay", "cutmix", "crop_scale", "ema")

@@ -101,6 +101,11 @@ def _without_an_image(folder: Path) -> None:
     (folder / "train" / "fish" / "00000.png").unlink()
 
 
+def _without_a_class(folder: Path) -> None:
+    _cut_rows(folder, 8)
+    shutil.rmtree(folder / "train" / "fish")
+
+
 def _without_a_patch(folder: Path) -> None:
     _cut_rows(folder, 1)
 
@@ -115,6 +120,7 @@ def _without_a_patch(folder: Path) -> None:
         (_empty, "1 of 4 images are not there or empty, train/fish/00000.png is the first"),
         (_add, "1 image files are not in metadata.parquet, train/leaf/00002.png is the first"),
         (_without_an_image, "1 classes have not 2 images, 'fish' with 1 is one"),
+        (_without_a_class, "1 classes are in metadata.parquet, but 2 were made"),
         (_without_a_patch, "1 images are no mosaic, train/fish/00000.png is one"),
     ],
 )

@@ -123,6 +123,7 @@ def evaluation() -> list[dict[str, Any]]:
             "set_digest": f"{name}-{ipc}",
             "set_bytes": 10_000 * ipc,
             "parts": 1,
+            "dtype": "float32",
             "label_bytes": None,
         }
         for (name, ipc), values in LAST.items()

@@ -33,6 +33,8 @@ def row(**changes: Any) -> Row:
         "memory": 10**9,
         "set_digest": None,
         "set_bytes": None,
+        "parts": None,
+        "dtype": None,
     }
     return made | {"selector": changes.get("set_name", "ddps")} | changes
 
@@ -47,7 +49,7 @@ def seeds(last: Mapping[int, float], **changes: Any) -> list[Row]:
 
 def failure(**changes: Any) -> Row:
     """A row of a failed student, with these columns changed."""
-    keys = {name: row()[name] for name in ("set_name", "ipc", "teacher", "student", "protocol", "seed", "settings")}
+    keys = {name: row()[name] for name in schemas.FAILURE.names if name != "reason"}
     return keys | {"reason": "out of memory"} | changes
 
 

@@ -40,10 +40,10 @@ def test_sets_of_different_classes_stay_apart_and_unknown_ones_beside_them(tmp_p
 def test_protocols_settings_and_sets_are_never_one_mean(tmp_path: Path) -> None:
     first = evaluation()[0] | {"accuracy_last": 0.5}
     others: list[dict[str, Any]] = [{"protocol": "hard"}, {"settings": '{"classes": 10, "batch": 5}'}, {"epochs": 9}]
-    others += [{"set_digest": "changed"}, {"selector": "other"}]
+    others += [{"set_digest": "changed"}, {"selector": "other"}, {"parts": 4}, {"dtype": "bfloat16"}]
     rows = [first, *(first | each | {"seed": seed, "accuracy_last": 0.1} for seed, each in enumerate(others, 1))]
     found = accuracy.results(_run(tmp_path, rows))
-    assert sorted((each.seeds, round(each.last.mean, 3)) for each in found) == [(1, 0.1)] * 5 + [(1, 0.5)]
+    assert sorted((each.seeds, round(each.last.mean, 3)) for each in found) == [(1, 0.1)] * 7 + [(1, 0.5)]
     assert not any(each.is_like(other) for each in found for other in found if each.protocol != other.protocol)
 
 

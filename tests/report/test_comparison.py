@@ -44,6 +44,14 @@ def _found(tmp_path: Path, **random: Any) -> tuple[Accuracy, Accuracy | None]:
     return own, comparison.random_like(own, found)
 
 
+def test_of_two_draws_of_one_name_none_is_chosen(tmp_path: Path) -> None:
+    draws = [row for digest in ("a", "b") for row in seeds(CHANCE, set_name="random", set_digest=digest)]
+    found = accuracy.results(run_with(tmp_path, *seeds(DDPS, set_name="ddps"), *draws))
+    (own,) = [each for each in found if each.set_name == "ddps"]
+    assert len(found) == 3
+    assert comparison.random_like(own, found) is None
+
+
 @pytest.mark.parametrize("changes", [{}, {"set_name": "chance", "selector": "random"}, {"protocol": None}])
 def test_the_random_set_is_found_by_its_name_or_its_selector(tmp_path: Path, changes: dict[str, Any]) -> None:
     reference = _found(tmp_path, **changes)[1]

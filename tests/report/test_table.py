@@ -218,7 +218,8 @@ def test_results_of_other_settings_are_other_rows_with_a_letter(tmp_path: Path) 
         ["random [b]", "44.0 ± 3.6"],
     ]
     assert "- [a] epochs 100.\n- [b] epochs 300.\n" in text
-    assert "classes that are not recorded: ddps [a]." in text
+    assert "- Not compared, since the random set has other settings, " in text
+    assert "several of its name: ddps [a]." in text
 
 
 def test_rows_from_before_protocols_are_rdeds(tmp_path: Path) -> None:

@@ -33,12 +33,17 @@ def test_cross_entropy_of_a_mixed_batch_goes_by_area() -> None:
     assert mixed.item() == pytest.approx(0.75 * plain.item() + 0.25 * others)
 
 
-def test_labels_that_a_set_gives_take_the_place_of_its_classes() -> None:
+def test_labels_that_a_set_gives_count_where_they_are_asked_for_alone() -> None:
     given = torch.tensor([[0.5, 0.5], [1.0, 0.0]])
     student = torch.tensor([[math.log(3), 0.0], [0.0, 0.0]])
-    loss = LOSSES["ce"](student, Targets.of(LABELS, given, None, 1.0), 1)
+    targets = Targets.of(LABELS, given, None, 1.0)
     first = 0.5 * math.log(4 / 3) + 0.5 * math.log(4)
-    assert loss.item() == pytest.approx((first + math.log(2)) / 2)
+    assert LOSSES["given-ce"](student, targets, 1).item() == pytest.approx((first + math.log(2)) / 2)
+    assert LOSSES["ce"](student, targets, 1).item() == pytest.approx((math.log(4 / 3) + math.log(2)) / 2)
+    mixed = Targets.of(LABELS, given, torch.tensor([1, 0]), 0.75)
+    others = (math.log(4 / 3) + math.log(2)) / 2  # the first image with the second's labels, and the other way round
+    expected = 0.75 * (first + math.log(2)) / 2 + 0.25 * others
+    assert LOSSES["given-ce"](student, mixed, 1).item() == pytest.approx(expected)
 
 
 def test_a_part_of_a_batch_keeps_its_own_targets() -> None:
