@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -12,13 +13,14 @@ import yaml
 from ddps_ray import cli, planning_labels, schemas
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import evaluate, relabel
+from ddps_ray.pipeline import cells, evaluate, relabel
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import labels, teachers
 from tests.pipeline import test_evaluate as evaluation
 
 FLOAT16: dict[str, Any] = {"logits": "float16"}
+AWAY = "weights.away"
 TWO = [{"arch": "convnet2", "width": 4}, {"arch": "convnet2", "width": 5}]
 
 
@@ -41,12 +43,17 @@ def stored(ray_session: None, scenes: Path, tmp_path_factory: pytest.TempPathFac
         evaluate.run(made)
     assert not Path(made.run_dir, "evaluation").exists(), "nothing was trained, and no teacher measured"
     relabel.run(made)
-    Path(made.run_dir, "teacher", teachers.WEIGHTS_FILE).unlink()
+    weights = Path(made.run_dir, "teacher", teachers.WEIGHTS_FILE)
+    weights.rename(weights.with_name(AWAY))
     return made
 
 
 def folders(made: Recipe) -> list[Path]:
     return sorted(Path(made.run_dir, "labels").iterdir())
+
+
+def files(made: Recipe) -> list[Path]:
+    return sorted(Path(made.run_dir, "labels").glob("*/*.parquet"))
 
 
 def described(made: Recipe) -> dict[str, dict[str, Any]]:
@@ -107,22 +114,32 @@ def test_the_result_is_that_of_a_training_with_the_teacher(stored: Recipe, scene
 
 
 def test_a_second_run_makes_only_what_is_missing(
-    stored: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stored: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     relabel.run(stored)
     said = capsys.readouterr().out
     assert "relabel: 3 label sets of " in said
     assert "B, 3 of them already stored" in said
     shutil.copytree(stored.run_dir, tmp_path / "run")
-    (teacher,) = Path(stored.run_dir, "teacher").glob("*.json")
-    assert not teacher.with_name(teachers.WEIGHTS_FILE).exists()
+    Path(tmp_path, "run", "teacher", AWAY).rename(tmp_path / "run" / "teacher" / teachers.WEIGHTS_FILE)
     made = stored.model_copy(update={"run_dir": str(tmp_path / "run")})
-    lost = next(iter(folders(made)))
-    (lost / "000000.parquet").unlink()
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files(made)}
+    lost = files(made)[1]
+    lost.unlink()
+    shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
     with pytest.raises(UserError, match="1 of 3 label sets are not in"):
-        evaluate.run(
-            made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"seeds": (0,), "epochs": 3})})
-        )
+        evaluate.run(made)
+    relabel.run(made)
+    after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files(made)}
+    assert {file for file in after if after[file] != before[file]} == {lost}
+    columns = [column for column in pq.read_schema(lost).names if column != "logits"]
+    again = pq.read_table(lost)
+    first = pq.read_table(pa.BufferReader(before[lost][0]))
+    assert again.select(columns).equals(first.select(columns))
+    logits = [row for table in (first, again) for row in table["logits"].to_pylist()]
+    for one, other in zip(logits[: len(first)], logits[len(first) :], strict=True):
+        assert other == pytest.approx(one, rel=2e-3, abs=1e-3)  # the number of threads may change a sum's last bit
+    assert not list(Path(made.run_dir, "checkpoints").glob("relabel-*"))
 
 
 def test_a_training_that_needs_other_labels_has_others(stored: Recipe) -> None:
@@ -142,7 +159,7 @@ def test_a_training_that_needs_other_labels_has_others(stored: Recipe) -> None:
 
     def uris(change: dict[str, Any]) -> set[str]:
         made = stored.model_copy(update={"evaluate": cfg.model_copy(update={"sets": ("typical",)} | change)})
-        return {each.uri for each in relabel.label_sets(made, run, relabel.cells.of(made))}
+        return {each.uri for each in relabel.label_sets(made, run, cells.of(made))}
 
     apart = [uris(change) for change in changes]
     assert len(set.union(*apart)) == sum(map(len, apart)) == len(changes)
