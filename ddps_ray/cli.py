@@ -78,6 +78,7 @@ COMMANDS = {
     ),
     "distill": Command("ddps_ray.pipeline.distill", "cluster and rank the patches, and write the distilled sets"),
     "teacher": Command("ddps_ray.pipeline.teacher", "train the teacher, where teacher.weights is `trained`"),
+    "relabel": Command("ddps_ray.pipeline.relabel", "store the soft labels that evaluate.labels asks for"),
     "evaluate": Command("ddps_ray.pipeline.evaluate", "train students on the distilled sets, and test them"),
     "report": Command("ddps_ray.report.page", "put figures and tables into one HTML page"),
 }

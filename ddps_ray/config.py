@@ -415,6 +415,16 @@ class ForeignSet(Section):
     """Of tensors: whether the labels are soft ones, and of which kind; the protocol `given` learns from them."""
 
 
+class Labels(Section):
+    """Soft labels that `ddps relabel` stores, so that students are trained without the teacher."""
+
+    logits: Literal["float16"] = "float16"
+    """How a teacher's logits are stored."""
+    top: PositiveInt | None = None
+    """Logits kept of each image, the highest, with their classes: the others share one logit, at which the kept classes
+    have the probabilities that the teacher gives them. null keeps all."""
+
+
 class Evaluate(Section):
     """Training of students on distilled sets, in a grid of sets, teachers, students, protocols and seeds."""
 
@@ -450,6 +460,9 @@ class Evaluate(Section):
     """Decay of a running mean of the weights, which is what is tested; 0 for none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
+    labels: Labels | None = None
+    """`{logits: float16}` or `{top: 10}`: students learn from the labels that `ddps relabel` has stored; null asks the
+    teacher as they learn."""
     checkpoint_minutes: PositiveFloat = 10.0
     """Time between the states from which a training goes on."""
     workers: PositiveInt = 1

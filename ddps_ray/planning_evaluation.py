@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from ddps_ray import manifest
-from ddps_ray.config import WHOLE, Recipe, Student, Teacher
+from ddps_ray.config import WHOLE, Network, Recipe, Student, Teacher
 from ddps_ray.errors import BadImage, UserError
 from ddps_ray.gpus import CARDS, Card, sharing
 from ddps_ray.quantities import amount, si
@@ -37,12 +37,14 @@ class Trained:
         ipc: Images per class.
         images: Their number.
         class_ids: Its classes.
+        mosaic: Whether its images are mosaics.
     """
 
     name: str
     ipc: int
     images: int
     class_ids: tuple[str, ...]
+    mosaic: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
     estimates = [_estimate(recipe, kind, cells, utilisation) for kind, cells in kinds(recipe, this, trained).items()]
     if estimates:
         yield from _table(estimates, gpus, slots)
-        yield "hours", f"for one student on {_several(recipe)} in {_dtype(recipe)}: {_speed(utilisation)}"
+        yield "hours", f"for one student on {_several(recipe)} in {dtype_of(recipe)}: {_speed(utilisation)}"
         yield from _read(recipe, this, trained)
     if foreign := [name for name in recipe.evaluate.sets or recipe.evaluate.foreign if name in recipe.evaluate.foreign]:
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
@@ -122,11 +124,12 @@ def trained_on(recipe: Recipe, this: Run) -> Iterator[Trained]:
     for name in cfg.sets or recipe.distill.sets:
         for ipc in dict.fromkeys(recipe.distill.sets[name].ipc) if name in recipe.distill.sets else ():
             if cfg.ipc is None or ipc in cfg.ipc:
-                yield Trained(f"{name} ipc={ipc}", ipc, ipc * len(wanted[name]), tuple(wanted[name]))
+                mosaic = sets.is_mosaic(recipe, name, ipc)
+                yield Trained(f"{name} ipc={ipc}", ipc, ipc * len(wanted[name]), tuple(wanted[name]), mosaic)
     if cfg.whole:
         counts = sets.images_by_class(this, recipe.data.train)
         images = sum(counts.values())
-        yield Trained(WHOLE, images // len(counts), images, tuple(sorted(counts)))
+        yield Trained(WHOLE, images // len(counts), images, tuple(sorted(counts)), False)
 
 
 def kinds(recipe: Recipe, this: Run, trained: Sequence[Trained]) -> dict[Kind, int]:
@@ -173,8 +176,7 @@ def _kind(
 
 
 def _estimate(recipe: Recipe, kind: Kind, cells: int, utilisation: float) -> Estimate:
-    cfg, dtype = recipe.evaluate, _dtype(recipe)
-    teacher = kind.teacher.model if kind.teacher else None
+    cfg, dtype, teacher = recipe.evaluate, dtype_of(recipe), _asked(recipe, kind)
     shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype, cfg.workers)
     cost = costs.training(kind.student, teacher, kind.protocol, *shape)
     needed = memory.needed(kind.student, teacher, kind.protocol, cfg.size, kind.classes, dtype, cfg.workers)
@@ -190,12 +192,18 @@ def _parts_if_any(recipe: Recipe, kind: Kind, card: Card) -> int | None:
 
 
 def _parts(recipe: Recipe, kind: Kind, available: int) -> int:
-    cfg, teacher = recipe.evaluate, kind.teacher.model if kind.teacher else None
-    shape = (cfg.size, kind.classes, _dtype(recipe), cfg.workers)
+    cfg, teacher = recipe.evaluate, _asked(recipe, kind)
+    shape = (cfg.size, kind.classes, dtype_of(recipe), cfg.workers)
     return memory.accumulation(kind.student, teacher, kind.protocol, *shape, available)
 
 
-def _dtype(recipe: Recipe) -> str:
+def _asked(recipe: Recipe, kind: Kind) -> Network | None:
+    """The teacher that a student asks as it learns; None where its labels are stored."""
+    return kind.teacher.model if kind.teacher and recipe.evaluate.labels is None else None
+
+
+def dtype_of(recipe: Recipe) -> str:
+    """In which numbers networks compute on a GPU."""
     return "bfloat16" if recipe.evaluate.precision == "auto" else recipe.evaluate.precision
 
 

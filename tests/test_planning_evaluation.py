@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ddps_ray import cli, manifest, schemas
+from ddps_ray import cli, manifest, planning_labels, schemas
 from ddps_ray.config import Recipe, load
 from ddps_ray.errors import UserError
 from ddps_ray.planning_evaluation import lines, makespan
+from ddps_ray.quantities import si
 from ddps_ray.storage import Run
 
 IMAGENET = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "imagenet1k.yaml"
@@ -199,3 +200,38 @@ def test_a_student_that_fits_nowhere_is_refused_on_the_command_line(
     assert cli.main(["plan", "--config", str(file), "--set", "evaluate.students=[{arch: convnet3}]"]) == 0
     assert cli.main(["plan", "--config", str(file), "--gpus", "0"]) == 2
     assert capsys.readouterr().err == "ddps: --gpus 0: give a number of at least 1\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        # 300 epochs of 50,000 images with 1,000 logits of two bytes each.
+        (["evaluate.labels={logits: float16}"], 300 * 50_000 * 2000),
+        # Ten logits of two bytes, their classes of ten bits, the one of the rest of four bytes.
+        (["evaluate.labels={top: 10}"], 300 * 50_000 * (20 + 12.5 + 4)),
+    ],
+)
+def test_the_bytes_of_stored_labels(imagenet: Run, settings: list[str], wanted: float) -> None:
+    recipe = _recipe(imagenet, *settings, "evaluate.seeds=[0, 1]")
+    head, *rest = [text for _, text in planning_labels.lines(recipe, imagenet, 0.35)]
+    (ddps, random) = (kind.labels.planned() for kind in planning_labels.kinds(recipe, imagenet))
+    views = 300 * 50_000 * 20  # at most, for crops, flips, partners and boxes
+    assert wanted < ddps < wanted + views
+    assert ddps == random
+    # Two students share them; two sets, two seeds.
+    assert head == f"{si(4 * ddps)}B in 4 label sets, a seed each of 2; made by `ddps relabel`"
+    assert (
+        rest[0] == f"{si(ddps)}B each of ddps ipc=50, resnet18.tv_in1k: 300 epochs of 50,000 images in batches of 200"
+    )
+    assert rest[2].startswith("of one GPU to make them all: ")
+
+
+def test_no_teacher_is_asked_where_labels_are_stored(imagenet: Run) -> None:
+    hours = []
+    for settings in (["evaluate.labels={top: 10}"], []):
+        _, table = _said(_recipe(imagenet, *settings), imagenet)
+        hours.append([float(cell.split(" h")[0]) for cell in table["resnet18"][2:]])
+    assert all(stored < asked for stored, asked in zip(*hours, strict=True))
+    assert not list(planning_labels.lines(_recipe(imagenet), imagenet, 0.35))
+    hard = _recipe(imagenet, "evaluate.labels={top: 10}", "evaluate.protocols=[hard]")
+    assert not list(planning_labels.lines(hard, imagenet, 0.35))

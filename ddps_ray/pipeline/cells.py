@@ -192,6 +192,8 @@ def _settings(
         "classes": len(trained.class_ids),
         "teacher": taught,
     }
+    if protocol.teacher and recipe.evaluate.labels is not None:
+        values["labels"] = recipe.evaluate.labels.model_dump(mode="json")
     return json.dumps(values, sort_keys=True)
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import ray
@@ -21,25 +20,23 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from ddps_ray import foreign_sets, manifest, schemas, storage
+from ddps_ray import manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, TENSORBOARD, Cell, Trained
+from ddps_ray.pipeline import cells, cluster, materials, relabel, tally, trainers
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, TENSORBOARD, Cell
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
-from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
-from ddps_ray.students import data, memory, networks, optimising, sets, syncing, teachers, training
+from ddps_ray.students import data, memory, networks, optimising, syncing, training
 from ddps_ray.students.curves import Curves
-from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students.labels import Stored
 from ddps_ray.students.training import Means, State, Training
 
 STAGE = "evaluate"
 
 _QUIET_SECONDS = 15.0
-_IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -77,10 +74,11 @@ def run(recipe: Recipe) -> None:
         say(f"evaluate: warning: {note}")
     _check(recipe, target, grid)
     todo = cells.unfinished(grid, target)
+    relabel.check(recipe, target, todo)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
     if todo:
         cluster.connect(recipe)
-        _try_teachers(recipe, target, todo)
+        materials.try_teachers(recipe, target, todo, STAGE)
         _train_all(recipe, target, todo, len(grid))
     for line in accuracy.table(target):
         say(line)
@@ -104,15 +102,16 @@ def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
-    device, share = _device(recipe), trainers.share()
-    training_set = _load_set(target, recipe, one.set)
+    device, share = materials.device(recipe), trainers.share()
+    training_set = materials.load_set(recipe, target, one.set)
     parts, needed = _parts(recipe, one, device)  # before anything is there
     training_set.pictures.on(device, needed)
-    val = _load_val(recipe, target, one.set) if share.rank == 0 else None
+    val = materials.load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
         val.on(device, needed)
-    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
-    means = Means(cfg.size, _bfloat16(recipe, device), parts, share)
+    asks = one.protocol.teacher and recipe.evaluate.labels is None
+    fixed = materials.load_teacher(recipe, target, one).to(device) if asks else None
+    means = Means(cfg.size, materials.in_bfloat16(recipe, device), parts, share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -120,7 +119,9 @@ def train_group(recipe: Recipe, group: Group) -> None:
         torch.manual_seed(cell.seed)
         network = networks.build(cell.student, len(cell.set.class_ids), cfg.size)
         student = trainers.prepare(syncing.together(network, device))
-        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means)
+        labels = relabel.label_set(recipe, target, cell)
+        stored = Stored(labels) if labels else None
+        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means, stored)
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
             if share.rank == 0:
@@ -187,72 +188,6 @@ class _Keeping:
         return bool(asked.item())
 
 
-def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
-    """Everything that can be wrong before any training."""
-    wnids = manifest.wnids(target)
-    for (name, class_ids), _ in groupby((cell.teacher, cell.set.class_ids) for cell in grid if cell.protocol.teacher):
-        about = recipe.all_teachers[name]
-        stage, folder = teacher.location(recipe, name, class_ids)
-        if about.weights == "trained":
-            target.require(stage, "teacher")
-        teachers.check(about, folder, class_ids, wnids)
-    tested = set(data.class_ids(target, str(recipe.data.val)))
-    for each, _ in groupby(cell.set for cell in grid if cell.set.selector == FOREIGN):
-        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
-            raise UserError(
-                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
-                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
-            )
-    for cell in grid:
-        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
-    for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
-        networks.check(student, classes, recipe.evaluate.size)
-
-
-def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
-    """Measures each teacher once on the classes that it teaches, and says how good it is.
-
-    Raises:
-        UserError: One is no teacher of these classes.
-    """
-    tried = {(cell.teacher, cell.set.class_ids): cell for cell in todo if cell.protocol.teacher}
-    for (name, class_ids), cell in tried.items():
-        about = recipe.all_teachers[name]
-        uri = _measured(target, recipe, cell)
-        if not storage.exists(uri):
-            _measure(recipe, target, cell)
-        found = json.loads(storage.read_bytes(uri))
-        called = teachers.name(name, about)
-        measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
-        say(f"evaluate: teacher {called}: {measured}")
-        expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
-        if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
-            raise UserError(f"teacher {called}: {wrong}")
-
-
-def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
-    try:
-        trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
-    except TrainingFailedError as error:
-        raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
-
-
-def measure_teacher(recipe: Recipe, cell: Cell) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), _device(recipe)
-    val = _load_val(recipe, target, cell.set)
-    fixed = _load_teacher(recipe, target, cell).to(device)
-    measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
-    about = {"accuracy": measured, "images": len(val) - len(val.bad)}
-    storage.write_json(_measured(target, recipe, cell), about)
-
-
-def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
-    taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, json.loads(cell.settings)["val_digest"], cell.set.class_ids])
-    return target.path(FOLDER, "teachers", f"{key}.json")
-
-
 def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> None:
     groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe, recipe.evaluate.gpus))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
@@ -292,44 +227,24 @@ def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> Abstract
     return Curves(target.path(TENSORBOARD, *cell.folder), work.history)
 
 
+def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
+    """Everything that can be wrong before any training."""
+    materials.check_teachers(recipe, target, grid)
+    tested = set(data.class_ids(target, str(recipe.data.val)))
+    for each in dict.fromkeys(cell.set for cell in grid if cell.set.selector == FOREIGN):
+        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
+            raise UserError(
+                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
+                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
+            )
+    for cell in grid:
+        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
+    for student, classes in dict.fromkeys((cell.student, len(cell.set.class_ids)) for cell in grid):
+        networks.check(student, classes, recipe.evaluate.size)
+
+
 def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Callable[[nn.Module], float]:
     return lambda network: training.accuracy(network, val, device, bfloat16)
-
-
-def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
-    if about.selector == WHOLE:
-        split, classes = recipe.data.train, list(about.class_ids)
-        return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
-    if about.selector == FOREIGN:
-        return foreign_sets.load(recipe, target, about.name, about.digest)
-    distilled = sets.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
-    if own.digest(about.uri) != about.digest:
-        raise UserError(f"{about.uri} {sets.CHANGED}")
-    return distilled
-
-
-def _load_val(recipe: Recipe, target: Run, about: Trained) -> data.Pictures:
-    return data.load_validation(target, str(recipe.data.val), list(about.class_ids), recipe.evaluate.size)
-
-
-def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
-    _, folder = teacher.location(recipe, cell.teacher, cell.set.class_ids)
-    about, wnids = recipe.all_teachers[cell.teacher], manifest.wnids(target)
-    return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
-
-
-def _device(recipe: Recipe) -> torch.device:
-    """Where this worker computes; what is to be float32 is not TF32 there, as PyTorch has it in convolutions."""
-    if recipe.evaluate.precision == "float32":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return trainers.device()
-
-
-def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    asked = recipe.evaluate.precision
-    if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return asked == "bfloat16"
 
 
 def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
@@ -340,8 +255,9 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
     """
     if device.type != "cuda":
         return 1, 0
-    about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
-    dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
+    asks = cell.protocol.teacher and recipe.evaluate.labels is None
+    about = recipe.all_teachers[cell.teacher].model if asks else None
+    dtype = "bfloat16" if materials.in_bfloat16(recipe, device) else "float32"
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
     step = (cell.student, about, cell.protocol, size, classes, dtype, workers)
     mine = int(recipe.evaluate.gpus * torch.cuda.mem_get_info(device)[1])
@@ -361,7 +277,8 @@ def _write(
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
-        reference = json.loads(storage.read_bytes(_measured(target, recipe, cell)))["accuracy"]
+        reference = json.loads(storage.read_bytes(materials.measured_at(recipe, target, cell)))["accuracy"]
+    labels = relabel.label_set(recipe, target, cell)
     row = _identity(cell) | {
         "images": cell.set.images,
         "epochs": cell.protocol.epochs,
@@ -374,6 +291,7 @@ def _write(
         "set_bytes": cell.set.bytes,
         "parts": means.parts,
         "dtype": "bfloat16" if means.bfloat16 else "float32",
+        "label_bytes": labels.bytes() if labels else None,
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))

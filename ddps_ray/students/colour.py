@@ -3,6 +3,8 @@
 The lighting is AlexNet's: noise along the principal components of ImageNet's colours.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -13,19 +15,39 @@ _EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.583
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def jitter(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Changes the colours of each image by draws of its own; values may leave 0..255, as there.
+@dataclass(frozen=True)
+class Changes:
+    """What is drawn for the N images of a batch.
+
+    Attributes:
+        orders_N3: In which order the three changes come.
+        weights_N3: How far each goes.
+        alphas_N3: Noise along each principal component.
+    """
+
+    orders_N3: Tensor
+    weights_N3: Tensor
+    alphas_N3: Tensor
+
+
+def draw(count: int, generator: torch.Generator) -> Changes:
+    """Draws the changes of so many images from a CPU generator."""
+    return Changes(
+        orders_N3=torch.rand(count, 3, generator=generator).argsort(1),
+        weights_N3=torch.empty(count, 3).uniform_(-_STRENGTH, _STRENGTH, generator=generator),
+        alphas_N3=_LIGHTING * torch.randn(count, 3, generator=generator),
+    )
+
+
+def jitter(images_NCHW: Tensor, changes: Changes) -> Tensor:
+    """Changes the colours of each image; values may leave 0..255, as there.
 
     Args:
         images_NCHW: RGB, values 0..255, float.
-        generator: CPU generator.
+        changes: From `draw`.
     """
-    count, device = len(images_NCHW), images_NCHW.device
-    drawn = (
-        torch.rand(count, 3, generator=generator).argsort(1),
-        torch.empty(count, 3).uniform_(-_STRENGTH, _STRENGTH, generator=generator),
-        _LIGHTING * torch.randn(count, 3, generator=generator),
-    )
+    device = images_NCHW.device
+    drawn = (changes.orders_N3, changes.weights_N3, changes.alphas_N3)
     orders_N3, weights_N3, alphas_N3 = (each.to(device, non_blocking=True) for each in drawn)
     for turn in range(3):
         kind_N = orders_N3[:, turn]

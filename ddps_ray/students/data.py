@@ -128,13 +128,18 @@ class Pictures:
 
         Images are uint8 (see `of` for others), channels last in memory, on the device of `on`; labels on the CPU.
         """
+        for images_NCHW, index_N in self.numbered(chunks):
+            yield images_NCHW, self.labels_N[index_N]
+
+    def numbered(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images as `batches` does, and the index of each, of shape N."""
         if self._held_NHWC is None:
             yield from self._decoded(chunks)
             return
         for chunk_N in chunks:
             good_N = self._good(chunk_N)
             images_NHWC = self._held_NHWC[good_N.to(self._held_NHWC.device, non_blocking=True)]
-            yield images_NHWC.permute(0, 3, 1, 2), self.labels_N[good_N]
+            yield images_NHWC.permute(0, 3, 1, 2), good_N
 
     def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields every image once, `batch` at a time."""
@@ -178,7 +183,7 @@ class Pictures:
         decoded = [image_HWC for image_HWC in results if image_HWC is not None]
         if decoded:
             good_N = torch.tensor([image_HWC is not None for image_HWC in results])
-            yield torch.stack(decoded).permute(0, 3, 1, 2), self.labels_N[chunk_N[good_N]]
+            yield torch.stack(decoded).permute(0, 3, 1, 2), chunk_N[good_N]
 
     def _decode(self, index: int) -> Tensor | None:
         try:

@@ -12,7 +12,9 @@ from ddps_ray.config import Evaluate
 from ddps_ray.errors import UserError
 from ddps_ray.selection.sets import read_metadata
 from ddps_ray.students import data, foreign
+from ddps_ray.students.augment import Cut
 from ddps_ray.students.data import Pictures
+from ddps_ray.students.losses import Targets
 
 CHANGED = "has changed since the evaluation began: run it again, and students are trained on the set as it is now"
 """Said of a set that is not the one under whose digest a student would be filed."""
@@ -83,10 +85,17 @@ class TrainingSet:
         """Number of images."""
         return len(self.pictures)
 
-    def batches(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yields images of shape N×3×S×S, labels of shape N and given labels of shape N×K, for chunks of indices."""
-        if self.given_NK is None:
-            yield from ((images_NCHW, labels_N, None) for images_NCHW, labels_N in self.pictures.batches(chunks))
-            return
-        for chunk_N, (images_NCHW, labels_N) in zip(chunks, self.pictures.batches(chunks), strict=True):
-            yield images_NCHW, labels_N, self.given_NK[chunk_N]
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images of shape N×3×S×S, and the index of each in the set, of shape N, for chunks of indices."""
+        yield from self.pictures.numbered(chunks)
+
+    def targets(self, index_N: Tensor, cut: Cut | None) -> Targets:
+        """What a batch is compared with, by the set's own labels.
+
+        Args:
+            index_N: Index of each of its images.
+            cut: What was pasted into them, if anything.
+        """
+        given_NK = None if self.given_NK is None else self.given_NK[index_N]
+        mixed_N, kept = (None, 1.0) if cut is None else (cut.partners_N, cut.kept)
+        return Targets.of(self.pictures.labels_N[index_N], given_NK, mixed_N, kept)

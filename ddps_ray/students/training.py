@@ -13,13 +13,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from ddps_ray.diffusion.noise import generator
 from ddps_ray.students import augment
-from ddps_ray.students.augment import Augmentation
 from ddps_ray.students.data import Pictures
+from ddps_ray.students.labels import Stored
 from ddps_ray.students.losses import LOSSES, Targets
-from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, epoch_batches, parts_of, unwrapped
+from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, parts_of, unwrapped
 from ddps_ray.students.protocols import Protocol
 from ddps_ray.students.schedules import SCHEDULES
 from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students.views import Views
 
 State = dict[str, Any]
 """Weights, optimiser, finished epochs and what was measured: all that a training needs to go on."""
@@ -120,6 +121,7 @@ class Training:
         protocol: Protocol,
         seed: int,
         means: Means,
+        stored: Stored | None = None,
     ) -> None:
         """Prepares it.
 
@@ -130,13 +132,14 @@ class Training:
             protocol: Settings.
             seed: Seed of order, augmentation and dropout.
             means: How it is done.
+            stored: The teacher's logits of all batches, in the place of a teacher.
         """
         self._student, self._teacher, self._set = student, teacher, training_set
         self._protocol, self._seed, self._means = protocol, seed, means
         self._device = next(student.parameters()).device
         self._optimiser = OPTIMISERS[protocol.optimiser](student, protocol.lr, protocol.weight_decay)
         self._loss = LOSSES[protocol.loss]
-        self._augment = Augmentation(means.size, protocol.crop_scale, protocol.shuffle, protocol.colour)
+        self._views, self._stored = Views(protocol, seed, means.size), stored
         self._mean_ = AveragedModel(unwrapped(student), use_buffers=True) if protocol.ema else None
         self._measured: dict[int, float] = {}
         self._done, self._seconds = 0, 0.0
@@ -200,14 +203,15 @@ class Training:
     def losses(self, epoch: int) -> Iterator[Tensor]:
         """Trains for one epoch, and yields the loss of each step, of this worker's share; without waiting for it."""
         torch.manual_seed(self._epoch_seed(epoch))  # of dropout and the like, also where a training goes on
-        protocol = self._protocol
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(epoch)
         self._student.train()
-        draws = generator(self._seed, f"epoch={epoch}", "augmentation")
-        chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch)
-        for images_NCHW, labels_N, given_NK in self._set.batches(chunks):
-            yield self._step(*self._mixed(images_NCHW, labels_N, given_NK, draws))
+        # Whole batches, so that they are the same for any number of workers.
+        for number, shown in enumerate(self._views.epoch(self._set, epoch, self._device)):
+            targets = self._set.targets(shown.index_N, shown.view.cut)
+            if self._stored is not None:
+                targets.teacher_NK = self._stored.logits(epoch, number, shown.index_N, shown.view)
+            yield self._step(shown.images_NCHW, targets.to(self._device))
 
     def _rate(self, epoch: int) -> float:
         return self._protocol.lr * SCHEDULES[self._protocol.schedule](epoch, self._protocol.epochs)
@@ -217,17 +221,6 @@ class Training:
 
     def _epoch_seed(self, epoch: int) -> int:
         return generator(self._seed, f"epoch={epoch}/rank={self._means.share.rank}", "dropout").initial_seed()
-
-    def _mixed(
-        self, images_NCHW: Tensor, labels_N: Tensor, given_NK: Tensor | None, draws: torch.Generator
-    ) -> tuple[Tensor, Targets]:
-        """Augments and mixes a whole batch, so that it is the same for any number of workers."""
-        device, mixed_N, kept = self._device, None, 1.0
-        images_NCHW = self._augment(images_NCHW.to(device, non_blocking=True), draws)
-        if self._protocol.cutmix:
-            images_NCHW, mixed_N, kept = augment.cutmix(images_NCHW, draws)
-        given_NK = None if given_NK is None else given_NK.to(device, non_blocking=True)
-        return images_NCHW, Targets.of(labels_N.to(device, non_blocking=True), given_NK, mixed_N, kept)
 
     def _step(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
         share, whole = self._means.share, len(images_NCHW)

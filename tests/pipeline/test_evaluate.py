@@ -14,7 +14,7 @@ import torch
 from ddps_ray import schemas
 from ddps_ray.config import Network, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cells, evaluate, teacher
+from ddps_ray.pipeline import cells, evaluate, materials, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, sets, teachers, training
@@ -246,7 +246,7 @@ def tf32() -> Iterator[None]:
 def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
     made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
     prepare(tmp_path, scenes, made)
-    evaluate.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    materials.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
 
 

@@ -115,7 +115,8 @@ def test_states_whose_list_was_cut_are_dropped_where_a_training_is_short(
     training: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trainers.drop_cut_states(run := Run(str(tmp_path)), "teacher")
-    assert training.exists() and not capsys.readouterr().out
+    assert training.exists()
+    assert not capsys.readouterr().out
     file = training / "checkpoint_manager_snapshot.json"
     file.write_bytes(file.read_bytes()[:100])
     trainers.drop_cut_states(run, "teacher")
