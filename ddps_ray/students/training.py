@@ -227,7 +227,10 @@ class Training:
 
 
 def _running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    """EDC's: it begins with the weights of the beginning; BatchNorm's statistics are those of the model as it is."""
+    made = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    made.n_averaged.fill_(1)
+    return made
 
 
 def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:
