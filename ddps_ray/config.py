@@ -108,8 +108,18 @@ Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
-Scale = tuple[Fraction, Fraction]
-"""Least and most, as shares of one."""
+Decay = Annotated[Float, Field(ge=0, lt=1)]
+"""Of a running mean: at 1 it would stay what it was."""
+
+
+def _ascending(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be two shares with 0 < least <= most")
+    return scale
+
+
+Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_ascending)]
+"""Least and most, as shares of one; neither is 0."""
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -421,7 +431,7 @@ class Evaluate(Section):
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
     crop_scale: Scale | None = None
     """Area of the random crops, least and most, as a share of the image."""
-    ema: Fraction | None = None
+    ema: Decay | None = None
     """Decay of a running mean of the weights, which is what is tested; 0 for none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
@@ -436,8 +446,6 @@ class Evaluate(Section):
     def _sensible(self) -> Self:
         for name in self.foreign:
             check_name(name)
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise ValueError("crop_scale must be two shares with 0 < least <= most")
         return self
 
 
