@@ -6,6 +6,7 @@ from typing import Any
 
 from ddps_ray.config import Evaluate, Student
 from ddps_ray.students import networks
+from ddps_ray.students.losses import TEMPERED
 
 SMALL = 64
 """Side in pixels up to which the rules of CIFAR and Tiny ImageNet hold."""
@@ -48,7 +49,7 @@ class Protocol:
         decay_all: Whether biases and norms decay too, and not only weights of more than one dimension.
         schedule: Key of `schedules.SCHEDULES`.
         loss: Key of `losses.LOSSES`.
-        temperature: Of both softmaxes, where the loss has them.
+        temperature: Of both softmaxes; 1 where the loss has none, so that the recipe's changes nothing there.
         cutmix: Mix every batch.
         crop_scale: Area of the random crops, least and most.
         shuffle: Shuffle the 2×2 mosaic.
@@ -209,9 +210,13 @@ PRESETS: Mapping[str, Callable[[Facts, Student], Protocol]] = {
 """By the name in the recipe; each says where it comes from."""
 
 
+_ANY = Facts(ipc=10, classes=10, images=100, mosaic=False, size=224, layout="imagefolder", teacher=None)
+"""A preset's loss is the same for all."""
+
+
 def needs_teacher(preset: str) -> bool:
     """Whether students are trained with a teacher's soft labels."""
-    return preset not in ("minimax", "hard", "given")
+    return PRESETS[preset](_ANY, Student(arch="resnet18")).teacher
 
 
 def needs_soft_labels(preset: str) -> bool:
@@ -234,5 +239,6 @@ def resolve(preset: str, settings: Evaluate, facts: Facts, student: Student) -> 
         made,
         batch=min(made.batch, facts.images),
         lr=made.lr if student.lr is None else student.lr,
+        temperature=made.temperature if made.loss in TEMPERED else 1.0,
         validations=last_fifth(made.epochs),
     )

@@ -114,19 +114,19 @@ def test_presets_differ_as_their_sources_do() -> None:
     assert minimax.decay_all
     assert (hard.batch, hard.lr, hard.weight_decay, hard.cutmix, hard.epochs) == (128, 1e-3, 0.01, False, 300)
     assert [each.teacher for each in (fkd, edc, minimax, hard)] == [True, True, False, False]
-    assert [protocols.needs_teacher(name) for name in protocols.PRESETS] == [
-        made(name, about).teacher for name in protocols.PRESETS
-    ]
+    taught = {name for name in protocols.PRESETS if protocols.needs_teacher(name)}
+    assert taught == {"rded", "fkd", "edc"}
 
 
 def test_what_the_recipe_says_wins() -> None:
-    said = made("edc", facts(), epochs=7, temperature=4, weight_decay=0, cutmix=False, ema=0, batch=3)
-    assert (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch) == (
-        7,
-        4,
-        0,
-        False,
-        0,
-        3,
-    )
+    said = made("fkd", facts(), epochs=7, temperature=4, weight_decay=0, cutmix=False, ema=0.5, batch=3)
+    found = (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch)
+    assert found == (7, 4, 0, False, 0.5, 3)
+    assert made("edc", facts(), ema=0).ema == 0
     assert said.validations == (7,)
+
+
+@pytest.mark.parametrize("preset", ["edc", "minimax", "hard", "given"])
+def test_a_temperature_changes_nothing_where_the_loss_has_none(preset: str) -> None:
+    assert made(preset, facts(), temperature=4) == made(preset, facts())
+    assert made(preset, facts()).temperature == 1
