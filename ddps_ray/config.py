@@ -121,8 +121,18 @@ def _part_of_a_gpu(share: float) -> float:
 GpuShare = Annotated[Float, AfterValidator(_part_of_a_gpu)]
 """Which part of one GPU a training takes."""
 
-Scale = tuple[Fraction, Fraction]
-"""Least and most, as shares of one."""
+Decay = Annotated[Float, Field(ge=0, lt=1)]
+"""Of a running mean: at 1 it would stay what it was."""
+
+
+def _ascending(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be two shares with 0 < least <= most")
+    return scale
+
+
+Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_ascending)]
+"""Least and most, as shares of one; neither is 0."""
 
 
 def _check_share(gpus: float, workers: int) -> None:
@@ -456,7 +466,7 @@ class Evaluate(Section):
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
     crop_scale: Scale | None = None
     """Area of the random crops, least and most, as a share of the image."""
-    ema: Fraction | None = None
+    ema: Decay | None = None
     """Decay of a running mean of the weights, which is what is tested; 0 for none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
@@ -480,8 +490,6 @@ class Evaluate(Section):
         _check_share(self.gpus, self.workers)
         for name in self.foreign:
             check_name(name)
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise ValueError("crop_scale must be two shares with 0 < least <= most")
         return self
 
 

@@ -107,3 +107,6 @@ LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {
     "given-ce": given_cross_entropy,
 }
 """By the name in a protocol: from the student's logits, float32, the targets and the temperature."""
+
+TEMPERED = ("kl",)
+"""Those to which the temperature makes a difference."""

@@ -1,15 +1,14 @@
 """Training of one student on a set, by a protocol (paper, section 4.1), from any epoch on."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from ddps_ray.diffusion.noise import generator
 from ddps_ray.students import augment
@@ -140,7 +139,7 @@ class Training:
         self._optimiser = OPTIMISERS[protocol.optimiser](student, protocol.lr, protocol.weight_decay)
         self._loss = LOSSES[protocol.loss]
         self._views, self._stored = Views(protocol, seed, means.size), stored
-        self._mean_ = AveragedModel(unwrapped(student), use_buffers=True) if protocol.ema else None
+        self._mean_ = copy.deepcopy(unwrapped(student)) if protocol.ema else None
         self._measured: dict[int, float] = {}
         self._done, self._seconds = 0, 0.0
         self.history: list[Point] = []
@@ -177,7 +176,7 @@ class Training:
     @property
     def tested(self) -> nn.Module:
         """The network that is tested: the student, or the running mean of its weights."""
-        return unwrapped(self._student) if self._mean_ is None else self._mean_.module
+        return unwrapped(self._student) if self._mean_ is None else self._mean_
 
     def state(self) -> State:
         """All that `restore` needs."""
@@ -254,22 +253,14 @@ class Training:
 
 
 @torch.no_grad()
-def _follow(mean_: AveragedModel, model: nn.Module, decay: float) -> None:
-    """Updates a running mean of weights and buffers; torch's own way would wait for the GPU in each step."""
-    if not mean_.n_averaged:
-        mean_.update_parameters(model)
-        return
-    pairs = list(zip(_tensors(mean_.module), _tensors(model), strict=True))
-    floats = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_([mine for mine, _ in floats], [other for _, other in floats], 1 - decay)
-    for mine, other in pairs:
-        if not mine.is_floating_point():  # counts of batches
-            mine.copy_(other)
-    mean_.n_averaged += 1
+def _follow(mean_: nn.Module, model: nn.Module, decay: float) -> None:
+    """Updates a running mean of the weights, without waiting for a GPU.
 
-
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    return chain(model.parameters(), model.buffers())
+    As EDC's, it begins with the weights of the beginning; BatchNorm's statistics are those of the model as it is.
+    """
+    torch._foreach_lerp_(list(mean_.parameters()), list(model.parameters()), 1 - decay)
+    for mine, other in zip(mean_.buffers(), model.buffers(), strict=True):
+        mine.copy_(other)
 
 
 def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:

@@ -125,6 +125,27 @@ def test_only_weights_of_more_than_one_dimension_decay() -> None:
     assert len(decaying["params"]) + len(others["params"]) == len(shapes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arch", "stay"),
+    [
+        ("vit_b_16", {"class_token", "encoder.pos_embedding"}),
+        ("swin_t", {"features.1.0.attn.relative_position_bias_table"}),
+        ("swin_v2_t", {"features.1.0.attn.logit_scale"}),
+        ("vit_tiny_patch16_224", {"cls_token", "pos_embed"}),
+    ],
+)
+def test_tokens_and_what_says_positions_do_not_decay(arch: str, stay: set[str]) -> None:
+    with torch.device("meta"):
+        network = networks.build(Student(arch=arch), 10, 224)
+    decaying = {id(weight) for weight in parameter_groups(network, 0.01)[0]["params"]}  # type: ignore[attr-defined]
+    shapes = {name: weight.ndim for name, weight in network.named_parameters() if id(weight) not in decaying}
+    odd = {name for name, axes in shapes.items() if axes > 1}
+    assert stay <= odd
+    assert not {name for name in odd if name.endswith("weight")}
+    matrices = [name for name, weight in network.named_parameters() if "weight" in name and weight.ndim > 1]
+    assert len(decaying) == len(matrices) > 20
+
+
 def plain_losses(images_NCHW: Tensor, seed: int, steps: int) -> list[float]:
     """RDED's loop from method.md's facts: PyTorch's own parts, one image at a time where it is about pixels."""
     network, teacher = student(), ColourTeacher()
@@ -376,14 +397,16 @@ def test_student_learns_and_repeats_itself(colours: Pictures, changes: dict[str,
 
 
 def test_a_running_mean_is_what_is_tested(colours: Pictures) -> None:
-    made = protocol(1, batch=24, ema=0.75)
+    """As EDC has it: it begins with the first weights, and BatchNorm's statistics are the student's own."""
     network = student()
-    before = network.head.weight.detach().clone()  # type: ignore[union-attr,operator]
-    work = trained(colours, made, network=network)
-    work.run(None)
-    after = network.head.weight  # type: ignore[union-attr]
-    mean = work.tested.head.weight  # type: ignore[union-attr]
-    assert torch.allclose(mean, after) or torch.allclose(mean, 0.75 * before + 0.25 * after)  # type: ignore[arg-type,operator]
+    mean = [weight.detach().clone() for weight in network.parameters()]
+    work = trained(colours, protocol(3, batch=24, ema=0.75), network=network)
+    for epoch in range(3):
+        list(work.losses(epoch))  # a step each
+        mean = [0.75 * old + 0.25 * new.detach() for old, new in zip(mean, network.parameters(), strict=True)]
+    assert not torch.allclose(mean[0], next(network.parameters()), atol=1e-4)
+    torch.testing.assert_close(list(map(torch.Tensor.detach, work.tested.parameters())), mean)
+    torch.testing.assert_close(dict(work.tested.named_buffers()), dict(network.named_buffers()))
 
 
 def test_a_running_mean_begins_with_the_first_step_and_follows_weights_and_buffers(colours: Pictures) -> None:
