@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import ray
@@ -133,22 +133,23 @@ def train_group(recipe: Recipe, group: Group) -> None:
 class Trainers:
     """An actor that starts trainings; its threads bound how many run at once, the others wait in its Ray queue."""
 
-    def train(self, recipe: Recipe, group: Group) -> None:
-        """Trains a group; a seed that fails is noted with its reason, and those behind it go on."""
-        target, left = Run(recipe.run_dir), list(group.cells)
+    def train(self, recipe: Recipe, group: Group) -> list[str]:
+        """Trains a group; a seed that fails is noted with its reason, which is returned, and those behind it go on."""
+        target, left, failed = Run(recipe.run_dir), list(group.cells), list[str]()
         while left:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
             try:
                 cfg = recipe.evaluate
                 trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)
-                return
+                break
             except (UserError, TrainingFailedError) as error:
                 left = [cell for cell in left if not cell.is_done(target)]
                 if not left:
-                    return
-                _note_failure(target, left.pop(0), first_line(error))
+                    break
+                failed.append(_note_failure(target, left.pop(0), first_line(error)))
                 storage.remove(target.path(trainers.CHECKPOINTS, group.name))
+        return failed
 
 
 class _Keeping:
@@ -243,10 +244,12 @@ def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> Non
     told: set[str] = set()
     while pending:
         done, pending = ray.wait(pending, timeout=_QUIET_SECONDS)
-        ray.get(done)
+        for failure in chain.from_iterable(ray.get(done)):
+            say(failure)
         for cell in todo:
             if cell.key not in told and cell.is_done(target):
                 told.add(cell.key)
+                say(_result(target, cell))
         if ticker.due() or not pending:
             part = min(tally.total(EPOCHS)[0] / work, 1.0) if pending else 1.0
             spent = time.monotonic() - begun
@@ -313,11 +316,20 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> int:
     return memory.accumulation(cell.student, about, cell.protocol, size, classes, dtype, workers, memory.free(device))
 
 
-def _note_failure(target: Run, cell: Cell, reason: str) -> None:
-    say(f"{cell.title}, seed {cell.seed}: failed: {reason}")
+def _result(target: Run, cell: Cell) -> str:
+    """The line about a student that has its row: the driver's own, since Ray may lose a worker's when a job ends."""
+    filesystem, path = storage.open_uri(target.path(FOLDER, cell.file))
+    (row,) = schemas.dataset([path], filesystem, schemas.EVALUATION).to_table().to_pylist()
+    last, best = row["accuracy_last"], row["accuracy_best"]
+    higher = f" ({best:.1%} after epoch {row['best_epoch']})" if best > last else ""
+    return f"{cell.title}, seed {cell.seed}: {last:.1%}{higher}"
+
+
+def _note_failure(target: Run, cell: Cell, reason: str) -> str:
     row = _identity(cell) | {"protocol": cell.protocol.name, "reason": reason, "settings": cell.settings}
     columns = {column: [value] for column, value in row.items() if column in schemas.FAILURE.names}
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
+    return f"{cell.title}, seed {cell.seed}: failed: {reason}"
 
 
 def _write(
@@ -345,7 +357,6 @@ def _write(
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
     storage.discard(target.path(FOLDER, FAILED, cell.file))
-    say(f"{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
 
 
 def _identity(cell: Cell) -> dict[str, Any]:
