@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import ray
@@ -139,9 +140,9 @@ def train_group(recipe: Recipe, group: Group) -> None:
 class Trainers:
     """An actor that starts trainings; its threads bound how many run at once, the others wait in its Ray queue."""
 
-    def train(self, recipe: Recipe, group: Group) -> None:
-        """Trains a group; a seed that fails is noted with its reason, and those behind it go on."""
-        target, left = Run(recipe.run_dir), list(group.cells)
+    def train(self, recipe: Recipe, group: Group) -> list[str]:
+        """Trains a group; a seed that fails is noted with its reason, which is returned, and those behind it go on."""
+        target, left, failed = Run(recipe.run_dir), list(group.cells), list[str]()
         while left:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
@@ -149,12 +150,13 @@ class Trainers:
             try:
                 cfg = recipe.evaluate
                 trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)
-                return
+                break
             except (UserError, TrainingFailedError, trainers.Unreadable, OSError) as error:
                 left = cells.unfinished(left, target)
                 if not left:
-                    return
-                _note_failure(target, left.pop(0), trainers.reason(error, target))
+                    break
+                failed.append(_note_failure(target, left.pop(0), trainers.reason(error, target)))
+        return failed
 
 
 class _Keeping:
@@ -196,15 +198,21 @@ def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> Non
     tally.forget(EPOCHS)
     pending = [starter.train.remote(recipe, group) for group in groups]
     work, ticker, begun = sum(group.work for group in groups), Ticker(_QUIET_SECONDS), time.monotonic()
+    waiting = todo
     while pending:
         done, pending = ray.wait(pending, timeout=_QUIET_SECONDS)
-        ray.get(done)
+        for failure in chain.from_iterable(ray.get(done)):
+            say(failure)
+        left = {cell.key: cell for cell in cells.unfinished(waiting, target)}
+        for cell in waiting:
+            if cell.key not in left:
+                say(_result(target, cell))
+        waiting = list(left.values())
         if ticker.due() or not pending:
-            left = len(cells.unfinished(todo, target))
             part = min(tally.total(EPOCHS)[0] / work, 1.0) if pending else 1.0
             spent = time.monotonic() - begun
             ahead = f", about {duration(spent * (1 - part) / part)} to go" if pending and part > 0 else ""
-            say(f"evaluate: {total - left} of {total} students trained, {part:.0%} of the work{ahead}")
+            say(f"evaluate: {total - len(waiting)} of {total} students trained, {part:.0%} of the work{ahead}")
 
 
 def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
@@ -265,11 +273,20 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
     return parts, memory.needed(*step, parts)
 
 
-def _note_failure(target: Run, cell: Cell, reason: str) -> None:
-    say(f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}")
+def _result(target: Run, cell: Cell) -> str:
+    """The line about a student that has its row: the driver's own, since Ray may lose a worker's when a job ends."""
+    filesystem, path = storage.open_uri(target.path(FOLDER, cell.file))
+    (row,) = schemas.dataset([path], filesystem, schemas.EVALUATION).to_table().to_pylist()
+    last, best = row["accuracy_last"], row["accuracy_best"]
+    higher = f" ({best:.1%} after epoch {row['best_epoch']})" if best > last else ""
+    return f"evaluate/{cell.title}, seed {cell.seed}: {last:.1%}{higher}"
+
+
+def _note_failure(target: Run, cell: Cell, reason: str) -> str:
     row = _identity(cell) | {"reason": reason}
     columns = {column: [value] for column, value in row.items() if column in schemas.FAILURE.names}
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
+    return f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}"
 
 
 def _write(
@@ -296,7 +313,6 @@ def _write(
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
     storage.discard(target.path(FOLDER, FAILED, cell.file))
-    say(f"evaluate/{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Trainings that share a GPU, on nodes with GPUs that exist in name only."""
 
+import re
 import subprocess
 import sys
 import threading
@@ -66,7 +67,8 @@ def all_students(address: str, folder: Path) -> None:
     evaluate.run(made.model_copy(update={"address": address}))
 
 
-def _drive(what: str, address: str, folder: Path) -> None:
+def _drive(what: str, address: str, folder: Path) -> list[str]:
+    """Runs a driver, and returns what it has said."""
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, what, address, str(folder)],
         env=nodes.ENVIRONMENT,
@@ -75,6 +77,7 @@ def _drive(what: str, address: str, folder: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
 
 
 def test_two_students_share_a_gpu(tmp_path: Path, scenes: Path) -> None:
@@ -86,5 +89,8 @@ def test_two_students_share_a_gpu(tmp_path: Path, scenes: Path) -> None:
         evaluation.prepare(
             tmp_path / "evaluated", scenes, recipe_of := evaluation.recipe(tmp_path / "evaluated" / "run")
         )
-        _drive("all_students", made.address, tmp_path / "evaluated")
+        said = _drive("all_students", made.address, tmp_path / "evaluated")
         assert [(row["set_name"], row["seed"]) for row in evaluation.rows(recipe_of)] == [("chance", 0), ("chance", 1)]
+    # Each result is the driver's own line: Ray takes those of workers that differ in numbers alone for repetitions.
+    results = [line for line in said if re.match(r"chance/ipc=12/convnet2-w4/rded, seed \d: \d+\.\d%", line)]
+    assert sorted(line.partition(":")[0][-6:] for line in results) == ["seed 0", "seed 1"]

@@ -113,6 +113,25 @@ def _told(address: str, environment: dict[str, str]) -> list[str | None]:
     return found
 
 
+SEEDS = """
+import ddps_ray.pipeline.evaluate
+from ray._private.ray_logging import stdout_deduplicator
+
+for seed in range(4):
+    line = f"ddps/ipc=10/resnet18/rded, seed {seed}: going on after epoch {seed}"
+    for batch in stdout_deduplicator.deduplicate({"ip": "10.0.0.1", "pid": str(seed), "lines": [line]}):
+        print(*batch["lines"])
+"""
+
+
+def test_lines_of_several_workers_that_differ_in_numbers_alone_are_all_said() -> None:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_DEDUP_LOGS")}
+    said = subprocess.run([sys.executable, "-c", SEEDS], env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == [
+        f"ddps/ipc=10/resnet18/rded, seed {seed}: going on after epoch {seed}" for seed in range(4)
+    ]
+
+
 def _said(environment: dict[str, str]) -> str:
     return subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
