@@ -103,7 +103,7 @@ def train_group(recipe: Recipe, group: Group) -> None:
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
     device, share = trainers.device(), trainers.share()
-    training_set = _load_set(target, recipe, one.set)
+    training_set = load_set(target, recipe, one.set)
     training_set.pictures.on(device)
     fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
     val = _load_val(recipe, target, one.set) if share.rank == 0 else None
@@ -188,13 +188,8 @@ def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
         if about.weights == "trained":
             target.require(stage, "teacher")
         teachers.check(about, folder, class_ids, wnids)
-    tested = set(data.class_ids(target, str(recipe.data.val)))
-    for each, _ in groupby(cell.set for cell in grid if cell.set.selector == FOREIGN):
-        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
-            raise UserError(
-                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
-                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
-            )
+    theirs = {cell.set.name: cell.set.class_ids for cell in grid if cell.set.selector == FOREIGN}
+    foreign_sets.check_tested(recipe, target, theirs)
     for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
         networks.check(student, classes, recipe.evaluate.size)
 
@@ -208,7 +203,7 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
     tried = {(cell.teacher, cell.set.class_ids): cell for cell in todo if cell.protocol.teacher}
     for (name, class_ids), cell in tried.items():
         about = recipe.all_teachers[name]
-        uri = _measured(target, recipe, cell)
+        uri = _measured(target, recipe, cell, recipe.data.val)
         if not storage.exists(uri):
             trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
         found = json.loads(storage.read_bytes(uri))
@@ -218,21 +213,44 @@ def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
         expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
         if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
             raise UserError(f"teacher {called}: {wrong}")
+    theirs = (cell for cell in todo if cell.protocol.teacher and cell.set.selector == FOREIGN)
+    for cell in {(cell.teacher, cell.set.name): cell for cell in theirs}.values():
+        _try_labels(recipe, target, cell)
 
 
-def measure_teacher(recipe: Recipe, cell: Cell) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
+def _try_labels(recipe: Recipe, target: Run, cell: Cell) -> None:
+    """Says how much a teacher gets right of a foreign set's own images, by the set's labels, and doubts them."""
+    uri = _measured(target, recipe, cell, cell.set.digest)
+    if not storage.exists(uri):
+        arguments = {"recipe": recipe, "cell": cell, "own": True}
+        trainers.fit(measure_teacher, arguments, target, f"labels-{cell.key}", 1, recipe)
+    found = json.loads(storage.read_bytes(uri))
+    called, key = teachers.name(cell.teacher, recipe.all_teachers[cell.teacher]), f"evaluate.foreign.{cell.set.name}"
+    measured = f"teacher {called} gets {found['accuracy']:.1%} of its {found['images']} images right"
+    doubt = teachers.doubt_of_labels(found["accuracy"], found["images"], len(cell.set.class_ids))
+    say(f"evaluate: warning: {key}: {measured}, {doubt}" if doubt else f"evaluate: {key}: {measured}")
+
+
+def measure_teacher(recipe: Recipe, cell: Cell, own: bool = False) -> None:
+    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it.
+
+    Args:
+        recipe: The recipe.
+        cell: It has teacher and set.
+        own: The set's own images are measured instead, whole, by the set's labels.
+    """
     target, device = Run(recipe.run_dir), trainers.device()
-    val = _load_val(recipe, target, cell.set)
+    shown = load_set(target, recipe, cell.set).pictures if own else _load_val(recipe, target, cell.set)
     fixed = _load_teacher(recipe, target, cell).to(device)
-    measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
-    about = {"accuracy": measured, "images": len(val) - len(val.bad)}
-    storage.write_json(_measured(target, recipe, cell), about)
+    measured = training.accuracy(fixed, shown, device, _bfloat16(recipe, device))
+    about = {"accuracy": measured, "images": len(shown) - len(shown.bad)}
+    storage.write_json(_measured(target, recipe, cell, cell.set.digest if own else recipe.data.val), about)
 
 
-def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
+def _measured(target: Run, recipe: Recipe, cell: Cell, shown: str | None) -> str:
+    """URI of what a cell's teacher gets right of some images: a split, or those of a set."""
     taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, recipe.data.val, cell.set.class_ids])
+    key = storage.digest([taught, recipe.evaluate.size, shown, cell.set.class_ids])
     return target.path(FOLDER, "teachers", f"{key}.json")
 
 
@@ -274,7 +292,12 @@ def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Cal
     return lambda network: training.accuracy(network, val, device, bfloat16)
 
 
-def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
+def load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
+    """Loads what a student is trained on.
+
+    Raises:
+        UserError: It has changed since it was looked at, or is damaged.
+    """
     if about.name == WHOLE:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
@@ -326,7 +349,7 @@ def _write(
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
-        reference = json.loads(storage.read_bytes(_measured(target, recipe, cell)))["accuracy"]
+        reference = json.loads(storage.read_bytes(_measured(target, recipe, cell, recipe.data.val)))["accuracy"]
     row = _identity(cell) | {
         "images": cell.set.images,
         "epochs": cell.protocol.epochs,
