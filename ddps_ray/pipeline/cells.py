@@ -131,11 +131,7 @@ def of(recipe: Recipe) -> list[Cell]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
     found = list(_cells(recipe, Run(recipe.run_dir)))
-    trained_by = {cell.protocol.name for cell in found}
-    if useless := [preset for preset in recipe.evaluate.protocols if preset not in trained_by]:
-        raise UserError(
-            f"evaluate.protocols: {useless[0]} is for sets with soft labels of their own, and none has them"
-        )
+    foreign_sets.check_protocols(recipe, any(cell.set.soft for cell in found))
     return found
 
 

@@ -21,7 +21,7 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from ddps_ray import manifest, schemas, storage
+from ddps_ray import foreign_sets, manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
@@ -238,13 +238,8 @@ def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> Abstract
 def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
     """Everything that can be wrong before any training."""
     materials.check_teachers(recipe, target, grid)
-    tested = set(data.class_ids(target, str(recipe.data.val)))
-    for each in dict.fromkeys(cell.set for cell in grid if cell.set.selector == FOREIGN):
-        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
-            raise UserError(
-                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
-                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
-            )
+    theirs = {cell.set.name: cell.set.class_ids for cell in grid if cell.set.selector == FOREIGN}
+    foreign_sets.check_tested(recipe, target, theirs)
     for cell in grid:
         optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
     for student, classes in dict.fromkeys((cell.student, len(cell.set.class_ids)) for cell in grid):

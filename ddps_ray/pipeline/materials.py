@@ -13,7 +13,7 @@ from ddps_ray.console import say
 from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher, trainers
 from ddps_ray.pipeline.cells import FOLDER, FOREIGN, Cell, Trained
-from ddps_ray.selection import sets as own
+from ddps_ray.selection import sets as distilled_sets
 from ddps_ray.storage import Run
 from ddps_ray.students import data, sets, teachers, training
 from ddps_ray.students.sets import TrainingSet
@@ -61,41 +61,68 @@ def try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell], stage: str) 
         expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
         if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
             raise UserError(f"teacher {called}: {wrong}")
+    theirs = (cell for cell in todo if cell.protocol.teacher and cell.set.selector == FOREIGN)
+    for cell in {(cell.teacher, cell.set.name): cell for cell in theirs}.values():
+        _try_labels(recipe, target, cell, stage)
 
 
-def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
+def _try_labels(recipe: Recipe, target: Run, cell: Cell, stage: str) -> None:
+    """Says how much a teacher gets right of a foreign set's own images, by the set's labels, and doubts them."""
+    uri = measured_at(recipe, target, cell, own=True)
+    if not storage.exists(uri):
+        _measure(recipe, target, cell, own=True)
+    found = json.loads(storage.read_bytes(uri))
+    called, key = teachers.name(cell.teacher, recipe.all_teachers[cell.teacher]), f"evaluate.foreign.{cell.set.name}"
+    measured = f"teacher {called} gets {found['accuracy']:.1%} of its {found['images']} images right"
+    doubt = teachers.doubt_of_labels(found["accuracy"], found["images"], len(cell.set.class_ids))
+    say(f"{stage}: warning: {key}: {measured}, {doubt}" if doubt else f"{stage}: {key}: {measured}")
+
+
+def _measure(recipe: Recipe, target: Run, cell: Cell, own: bool = False) -> None:
+    arguments, name = {"recipe": recipe, "cell": cell, "own": own}, f"{'labels' if own else 'teacher'}-{cell.key}"
     try:
-        trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
+        trainers.fit(measure_teacher, arguments, target, name, 1, recipe)
     except TrainingFailedError as error:
         raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
 
 
-def measure_teacher(recipe: Recipe, cell: Cell) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
+def measure_teacher(recipe: Recipe, cell: Cell, own: bool = False) -> None:
+    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it.
+
+    Args:
+        recipe: The recipe.
+        cell: It has teacher and set.
+        own: The set's own images are measured instead, whole, by the set's labels.
+    """
     target, on = Run(recipe.run_dir), device(recipe)
-    val = load_val(recipe, target, cell.set)
+    shown = load_set(recipe, target, cell.set).pictures if own else load_val(recipe, target, cell.set)
     fixed = load_teacher(recipe, target, cell).to(on)
-    measured = training.accuracy(fixed, val, on, in_bfloat16(recipe, on))
-    about = {"accuracy": measured, "images": len(val) - len(val.bad)}
-    storage.write_json(measured_at(recipe, target, cell), about)
+    measured = training.accuracy(fixed, shown, on, in_bfloat16(recipe, on))
+    about = {"accuracy": measured, "images": len(shown) - len(shown.bad)}
+    storage.write_json(measured_at(recipe, target, cell, own), about)
 
 
-def measured_at(recipe: Recipe, target: Run, cell: Cell) -> str:
-    """URI of what `try_teachers` has measured of a cell's teacher."""
+def measured_at(recipe: Recipe, target: Run, cell: Cell, own: bool = False) -> str:
+    """URI of what `try_teachers` has measured of a cell's teacher: on validation images, or on the set's own."""
     settings = json.loads(cell.settings)
-    key = storage.digest([settings["teacher"], recipe.evaluate.size, settings["val_digest"], cell.set.class_ids])
+    shown = cell.set.digest if own else settings["val_digest"]
+    key = storage.digest([settings["teacher"], recipe.evaluate.size, shown, cell.set.class_ids])
     return target.path(FOLDER, "teachers", f"{key}.json")
 
 
 def load_set(recipe: Recipe, target: Run, about: Trained) -> TrainingSet:
-    """What a student is trained on."""
+    """Loads what a student is trained on.
+
+    Raises:
+        UserError: It has changed since it was looked at, or is damaged.
+    """
     if about.selector == WHOLE:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
         return foreign_sets.load(recipe, target, about.name, about.digest)
     distilled = sets.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
-    if own.digest(about.uri) != about.digest:
+    if distilled_sets.digest(about.uri) != about.digest:
         raise UserError(f"{about.uri} {sets.CHANGED}")
     return distilled
 

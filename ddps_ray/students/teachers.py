@@ -27,6 +27,8 @@ _HINT = (
     ": they go by ImageNet's WordNet ids, which data.classes can give in a third column or, as imagenet-1k, by name; "
     "for other classes set teacher.weights=trained"
 )
+_DOUBTED = 0.3
+"""Of the way from guessing to knowing all: a set of which a teacher knows more has the right labels, however small."""
 _CLOSE = 0.005
 """An accuracy is the expected one if it is off by no more than this."""
 
@@ -348,8 +350,7 @@ def verdict(accuracy: float, images: int, classes: int, expected: float | None) 
     """
     low, high = wilson(accuracy * images, images)
     measured = f"it gets {accuracy:.2%} of {images} validation images right"
-    chance = 1 / max(classes, 1)
-    if classes > 1 and high < min(1.5 * chance, chance + 0.2 * (1 - chance)):
+    if classes > 1 and high < _guessing(classes):
         return (
             f"{measured}, of {classes} classes, which is near chance. Likely cause: its outputs are in another order "
             "of classes, or its mean and standard deviation are others, or it was hardly trained"
@@ -362,6 +363,33 @@ def verdict(accuracy: float, images: int, classes: int, expected: float | None) 
             "or this is another validation split; if the figure is right, state it as teacher.accuracy"
         )
     return None
+
+
+def doubt_of_labels(accuracy: float, images: int, classes: int) -> str | None:
+    """Says why the labels of a set, or its colours, may be wrong; None if there is no reason to think so.
+
+    They are doubted if the teacher's accuracy on the set may be that of guessing, by the lower end of its 95 %
+    interval, and is nearer to guessing than to knowing; few images need not prove more.
+
+    Args:
+        accuracy: Share of the set's images that the teacher gets right.
+        images: Number of the images.
+        classes: Number of the classes between which it chooses.
+    """
+    low, _ = wilson(accuracy * images, images)
+    chance = 1 / max(classes, 1)
+    if classes < 2 or low > _guessing(classes) or accuracy > chance + _DOUBTED * (1 - chance):
+        return None
+    return (
+        f"which is near chance, of {classes} classes. Likely cause: its labels number the classes in another order "
+        "(name them in that order in `classes`), or its mean and std are others, or its images are ZCA-whitened"
+    )
+
+
+def _guessing(classes: int) -> float:
+    """An accuracy that is half as good again as guessing; of two classes, 60 %."""
+    chance = 1 / classes
+    return min(1.5 * chance, chance + 0.2 * (1 - chance))
 
 
 def _called(cfg: Teacher, known: Sequence[str], class_ids: Sequence[str], wnids: Mapping[str, str] | None) -> list[str]:
