@@ -257,8 +257,8 @@ def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
     evaluate.run(made)
     lines = capsys.readouterr().out.splitlines()
     said = re.compile(
-        r"evaluate: warning: evaluate\.foreign\.theirs: teacher convnet2-w8 gets (.*)% of its 119 images right, which is "
-        r"near chance, of 10 classes\. Likely cause: its labels number the classes in another order .*"
+        r"evaluate: warning: evaluate\.foreign\.theirs: teacher convnet2-w8 gets (.*)% of its 119 images right, which "
+        r"is near chance, of 10 classes\. Likely cause: its labels number the classes in another order .*"
     )
     (measured,) = filter(None, map(said.fullmatch, lines))
     classes = data.class_ids(run, "train")
