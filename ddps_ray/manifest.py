@@ -118,6 +118,13 @@ def class_digest(class_ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(class_ids)).encode()).hexdigest()[:16]
 
 
+def images_digest(run: Run, split: str, class_ids: Iterable[str]) -> str:
+    """Digest of which images a split has of some classes; errors as in `dataset`."""
+    wanted = (pc.field("split") == split) & pc.field("class_id").isin(list(class_ids))
+    ids = dataset(run).to_table(columns=["image_id"], filter=wanted)["image_id"].to_pylist()
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()[:16]
+
+
 def wnids(run: Run) -> dict[str, str]:
     """Returns the WordNet id of each class id for which it is known; errors as in `dataset`."""
     rows = dataset(run).to_table(columns=["class_id", "wnid"], filter=pc.field("wnid").is_valid())

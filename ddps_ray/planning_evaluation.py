@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow.dataset as ds
 
 from ddps_ray import manifest
-from ddps_ray.config import WHOLE, Recipe, Student, Teacher
+from ddps_ray.config import WHOLE, Network, Recipe, Student, Teacher
 from ddps_ray.errors import BadImage, UserError
-from ddps_ray.gpus import CARDS, Card
+from ddps_ray.gpus import CARDS, Card, sharing
 from ddps_ray.quantities import amount, si
 from ddps_ray.selection import sets
 from ddps_ray.sources.reading import attempt_encoded
@@ -37,12 +37,14 @@ class Trained:
         ipc: Images per class.
         images: Their number.
         class_ids: Its classes.
+        mosaic: Whether its images are mosaics.
     """
 
     name: str
     ipc: int
     images: int
     class_ids: tuple[str, ...]
+    mosaic: bool
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Estimate:
         kind: The kind.
         cells: Number of its cells.
         needed: Bytes of GPU memory with the batch in one piece.
-        hours: GPU-hours of a cell on each of `CARDS`.
+        hours: From a cell's begin to its end, on as many of each of `CARDS` as it has workers; where cells share
+            one, they are taken to wait for each other.
         parts: Into how many parts the batch is cut on each of them; None where that does not help.
     """
 
@@ -106,13 +109,13 @@ def lines(recipe: Recipe, this: Run, gpus: int, utilisation: float) -> Iterator[
     estimates = [_estimate(recipe, kind, cells, utilisation) for kind, cells in kinds(recipe, this, trained).items()]
     if estimates:
         yield from _table(estimates, gpus, slots)
-        yield "hours", f"of one GPU for one student in {_dtype(recipe)}: {_speed(utilisation)}"
+        yield "hours", f"for one student on {_several(recipe)} in {dtype_of(recipe)}: {_speed(utilisation)}"
         yield from _read(recipe, this, trained)
     if foreign := [name for name in recipe.evaluate.sets or recipe.evaluate.foreign if name in recipe.evaluate.foreign]:
         yield "not in it", f"foreign sets, whose images are counted when they are read: {', '.join(foreign)}"
     if homeless := [one for one in estimates if not any(one.parts)]:
         kind, largest = homeless[0].kind, max(CARDS, key=lambda card: card.memory)
-        _parts(recipe, kind, largest.memory)
+        _parts(recipe, kind, int(recipe.evaluate.gpus * largest.memory))
 
 
 def trained_on(recipe: Recipe, this: Run) -> Iterator[Trained]:
@@ -121,11 +124,12 @@ def trained_on(recipe: Recipe, this: Run) -> Iterator[Trained]:
     for name in cfg.sets or recipe.distill.sets:
         for ipc in dict.fromkeys(recipe.distill.sets[name].ipc) if name in recipe.distill.sets else ():
             if cfg.ipc is None or ipc in cfg.ipc:
-                yield Trained(f"{name} ipc={ipc}", ipc, ipc * len(wanted[name]), tuple(wanted[name]))
+                mosaic = sets.is_mosaic(recipe, name, ipc)
+                yield Trained(f"{name} ipc={ipc}", ipc, ipc * len(wanted[name]), tuple(wanted[name]), mosaic)
     if cfg.whole:
         counts = sets.images_by_class(this, recipe.data.train)
         images = sum(counts.values())
-        yield Trained(WHOLE, images // len(counts), images, tuple(sorted(counts)))
+        yield Trained(WHOLE, images // len(counts), images, tuple(sorted(counts)), False)
 
 
 def kinds(recipe: Recipe, this: Run, trained: Sequence[Trained]) -> dict[Kind, int]:
@@ -156,7 +160,8 @@ def _slots(recipe: Recipe, gpus: int) -> int:
     cfg = recipe.evaluate
     if gpus < cfg.workers:
         raise UserError(f"--gpus {gpus}: evaluate.workers lets each student have {cfg.workers}: give as many at least")
-    return min(gpus // cfg.workers, cfg.together or gpus)
+    room = gpus // cfg.workers * sharing(cfg.gpus)
+    return min(room, cfg.together or room)
 
 
 def _kind(
@@ -171,36 +176,48 @@ def _kind(
 
 
 def _estimate(recipe: Recipe, kind: Kind, cells: int, utilisation: float) -> Estimate:
-    cfg, dtype = recipe.evaluate, _dtype(recipe)
-    teacher = kind.teacher.model if kind.teacher else None
-    shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype)
+    cfg, dtype, teacher = recipe.evaluate, dtype_of(recipe), _asked(recipe, kind)
+    shape = (kind.images, kind.tested, kind.classes, cfg.size, dtype, cfg.workers)
     cost = costs.training(kind.student, teacher, kind.protocol, *shape)
     needed = memory.needed(kind.student, teacher, kind.protocol, cfg.size, kind.classes, dtype, cfg.workers)
-    hours = tuple(cost.hours(card, dtype, utilisation) for card in CARDS)
+    hours = tuple(sharing(cfg.gpus) * cost.hours(card, dtype, utilisation) for card in CARDS)
     return Estimate(kind, cells, needed, hours, tuple(_parts_if_any(recipe, kind, card) for card in CARDS))
 
 
 def _parts_if_any(recipe: Recipe, kind: Kind, card: Card) -> int | None:
     try:
-        return _parts(recipe, kind, card.memory)
+        return _parts(recipe, kind, int(recipe.evaluate.gpus * card.memory))
     except UserError:
         return None
 
 
 def _parts(recipe: Recipe, kind: Kind, available: int) -> int:
-    cfg, teacher = recipe.evaluate, kind.teacher.model if kind.teacher else None
-    shape = (cfg.size, kind.classes, _dtype(recipe), cfg.workers)
+    cfg, teacher = recipe.evaluate, _asked(recipe, kind)
+    shape = (cfg.size, kind.classes, dtype_of(recipe), cfg.workers)
     return memory.accumulation(kind.student, teacher, kind.protocol, *shape, available)
 
 
-def _dtype(recipe: Recipe) -> str:
+def _asked(recipe: Recipe, kind: Kind) -> Network | None:
+    """The teacher that a student asks as it learns; None where its labels are stored."""
+    return kind.teacher.model if kind.teacher and recipe.evaluate.labels is None else None
+
+
+def dtype_of(recipe: Recipe) -> str:
+    """In which numbers networks compute on a GPU."""
     return "bfloat16" if recipe.evaluate.precision == "auto" else recipe.evaluate.precision
+
+
+def _several(recipe: Recipe) -> str:
+    workers, together = recipe.evaluate.workers, sharing(recipe.evaluate.gpus)
+    if together > 1:
+        return f"one GPU that {together} share, each at 1/{together} of its speed,"
+    return "one GPU" if workers == 1 else f"{workers} GPUs, of which one validates,"
 
 
 def _speed(utilisation: float) -> str:
     return (
-        f"the longer of operations at {utilisation:.0%} of the peak and memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
-        "of the bandwidth; an estimate"
+        f"the longest of operations at {utilisation:.0%} of the peak, memory traffic at {costs.BANDWIDTH_SHARE:.0%} "
+        f"of the bandwidth, and {costs.LAUNCH_SECONDS * 1e6:g} µs of the CPU to begin each operation; an estimate"
     )
 
 

@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ddps_ray import cli, manifest, schemas
+from ddps_ray import cli, manifest, planning_labels, schemas
 from ddps_ray.config import Recipe, load
 from ddps_ray.errors import UserError
 from ddps_ray.planning_evaluation import lines, makespan
+from ddps_ray.quantities import si
 from ddps_ray.storage import Run
 
 IMAGENET = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "imagenet1k.yaml"
@@ -99,6 +100,26 @@ def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
     assert [cell.split(", ")[1] for cell in table["resnet101"][2:]] == ["in 2 parts", "fits", "fits", "fits"]
 
 
+def test_students_that_share_a_gpu_have_a_part_of_its_memory_and_of_its_speed(imagenet: Run) -> None:
+    long = ["evaluate.students=[{arch: resnet18}]", "evaluate.epochs=3000", "evaluate.together=null"]
+    alone, quarter = (_said(_recipe(imagenet, *long, *settings), imagenet) for settings in ([], ["evaluate.gpus=0.25"]))
+    assert alone[0]["hours"].startswith("of one GPU for one student in bfloat16: ")
+    assert quarter[0]["hours"].startswith("of one GPU that 4 share, each at 1/4 of its speed, for one student in ")
+    # 4.7 GiB, of a quarter of 22 GiB at least
+    assert [cell.split(", ")[1] for cell in quarter[1]["resnet18"][2:]] == ["fits"] * 4
+    for once, shared in zip(alone[1]["resnet18"][2:], quarter[1]["resnet18"][2:], strict=True):
+        assert float(shared.split(" h")[0]) == pytest.approx(4 * float(once.split(" h")[0]), rel=0.05)
+    # Ten students: two rounds on eight GPUs, and one where each has a quarter.
+    for once, shared in zip(alone[1]["all, on 8 GPUs"], quarter[1]["all, on 8 GPUs"], strict=True):
+        assert float(shared.removesuffix(" h")) == pytest.approx(2 * float(once.removesuffix(" h")), rel=0.05)
+
+
+def test_what_does_not_fit_into_a_share_is_refused(imagenet: Run) -> None:
+    made = _recipe(imagenet, "evaluate.students=[{arch: resnet18}]", "evaluate.gpus=0.01")
+    with pytest.raises(UserError, match=r"resnet18 at 224 px needs .* the GPU has 0\.8: .* \(evaluate\.gpus\)$"):
+        _said(made, imagenet)
+
+
 def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None:
     settings = [
         "evaluate.protocols=[rded, hard]",
@@ -133,6 +154,25 @@ def test_fewer_gpus_than_a_student_takes(imagenet: Run) -> None:
         list(lines(_recipe(imagenet, "evaluate.workers=4"), imagenet, 2, 0.35))
 
 
+def test_workers_share_the_hours_of_a_student(imagenet: Run) -> None:
+    def planned(workers: int) -> tuple[str, float, float]:
+        """What the hours are of; those of a student on an L4; and those until 10 are trained on 8."""
+        settings = ("evaluate.students=[{arch: resnet18}]", f"evaluate.workers={workers}")
+        said, table = _said(_recipe(imagenet, *settings), imagenet)
+        one, together = table["resnet18"][-4].split(" h")[0], table["all, on 8 GPUs"][0].removesuffix(" h")
+        return said["hours"].partition(":")[0], float(one), float(together)
+
+    alone, two, eight = (planned(workers) for workers in (1, 2, 8))
+    assert alone[0] == "for one student on one GPU in bfloat16"
+    assert two[0] == "for one student on 2 GPUs, of which one validates, in bfloat16"
+    # Ten students of one GPU each are two rounds on eight; of two GPUs each three on four places; of eight ten on one.
+    assert alone[2] == pytest.approx(2 * alone[1], abs=0.11)
+    assert two[1] == pytest.approx(alone[1] / 2, rel=0.05)
+    assert two[2] == pytest.approx(3 * two[1], abs=0.2)
+    assert eight[2] == pytest.approx(10 * eight[1], abs=0.6)
+    assert eight[2] < 1.5 * alone[2], "all GPUs are busy however many a student has"
+
+
 def test_the_longest_go_first() -> None:
     assert makespan([1, 1, 1, 3], 2) == 3
     assert makespan([2, 2, 2], 2) == 4
@@ -160,3 +200,38 @@ def test_a_student_that_fits_nowhere_is_refused_on_the_command_line(
     assert cli.main(["plan", "--config", str(file), "--set", "evaluate.students=[{arch: convnet3}]"]) == 0
     assert cli.main(["plan", "--config", str(file), "--gpus", "0"]) == 2
     assert capsys.readouterr().err == "ddps: --gpus 0: give a number of at least 1\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        # 300 epochs of 50,000 images with 1,000 logits of two bytes each.
+        (["evaluate.labels={logits: float16}"], 300 * 50_000 * 2000),
+        # Ten logits of two bytes, their classes of ten bits, the one of the rest of four bytes.
+        (["evaluate.labels={top: 10}"], 300 * 50_000 * (20 + 12.5 + 4)),
+    ],
+)
+def test_the_bytes_of_stored_labels(imagenet: Run, settings: list[str], wanted: float) -> None:
+    recipe = _recipe(imagenet, *settings, "evaluate.seeds=[0, 1]")
+    head, *rest = [text for _, text in planning_labels.lines(recipe, imagenet, 0.35)]
+    (ddps, random) = (kind.labels.planned() for kind in planning_labels.kinds(recipe, imagenet))
+    views = 300 * 50_000 * 20  # at most, for crops, flips, partners and boxes
+    assert wanted < ddps < wanted + views
+    assert ddps == random
+    # Two students share them; two sets, two seeds.
+    assert head == f"{si(4 * ddps)}B in 4 label sets, a seed each of 2; made by `ddps relabel`"
+    assert (
+        rest[0] == f"{si(ddps)}B each of ddps ipc=50, resnet18.tv_in1k: 300 epochs of 50,000 images in batches of 200"
+    )
+    assert rest[2].startswith("of one GPU to make them all: ")
+
+
+def test_no_teacher_is_asked_where_labels_are_stored(imagenet: Run) -> None:
+    hours = []
+    for settings in (["evaluate.labels={top: 10}"], []):
+        _, table = _said(_recipe(imagenet, *settings), imagenet)
+        hours.append([float(cell.split(" h")[0]) for cell in table["resnet18"][2:]])
+    assert all(stored < asked for stored, asked in zip(*hours, strict=True))
+    assert not list(planning_labels.lines(_recipe(imagenet), imagenet, 0.35))
+    hard = _recipe(imagenet, "evaluate.labels={top: 10}", "evaluate.protocols=[hard]")
+    assert not list(planning_labels.lines(hard, imagenet, 0.35))

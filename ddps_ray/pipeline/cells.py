@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -22,11 +22,16 @@ from ddps_ray.students.protocols import Facts, Protocol
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
 
+TENSORBOARD = "tensorboard"
+"""Folder of the run directory that the curves of trainings go to."""
+
 FOREIGN = "foreign"
 """How a set of another program was selected, as far as can be told."""
 
 FAILED = "failed"
 """Folder below it, of the students that could not be trained."""
+
+_NO_NAME = re.compile(r"[^\w.=-]+")
 
 
 @dataclass(frozen=True)
@@ -97,11 +102,23 @@ class Cell:
     @property
     def file(self) -> str:
         """Name of its row's file."""
-        return re.sub(r"[^\w.=-]+", "_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+        return _NO_NAME.sub("_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        """Names of the folders, each in the one before, that have files of its own."""
+        parts = (*self.title.split("/"), f"seed={self.seed}_{self.key}")
+        return tuple(_NO_NAME.sub("_", part) for part in parts)
 
     def is_done(self, run: Run) -> bool:
         """Whether it has its row."""
         return storage.exists(run.path(FOLDER, self.file))
+
+
+def unfinished(grid: Iterable[Cell], run: Run) -> list[Cell]:
+    """The cells that have no row, by one listing of the folder."""
+    there = {info.base_name for info in storage.list_files(run.path(FOLDER), recursive=False)}
+    return [cell for cell in grid if cell.file not in there]
 
 
 def of(recipe: Recipe) -> list[Cell]:
@@ -120,7 +137,11 @@ def of(recipe: Recipe) -> list[Cell]:
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
+    tests: dict[tuple[str, ...], str] = {}
+    taught = _all_taught(recipe)
     for trained in _sets(recipe, run):
+        if trained.class_ids not in tests:
+            tests[trained.class_ids] = manifest.images_digest(run, str(recipe.data.val), trained.class_ids)
         for preset, name, about in _lessons(recipe):
             if protocols.needs_soft_labels(preset) and not trained.soft:
                 continue
@@ -136,7 +157,8 @@ def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
             called = teachers.name(name, about) if about else "none"
             for student in cfg.students:
                 protocol = protocols.resolve(preset, cfg, facts, student)
-                settings = _settings(recipe, trained, name if about else None, student, protocol)
+                tested = {"val": recipe.data.val, "val_digest": tests[trained.class_ids]}
+                settings = _settings(recipe, trained, taught[name] if about else None, student, protocol, tested)
                 for seed in dict.fromkeys(cfg.seeds):
                     yield Cell(trained, name, called, student, protocol, seed, settings)
 
@@ -150,17 +172,36 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
             yield preset, "", None
 
 
-def _settings(recipe: Recipe, trained: Trained, teacher_name: str | None, student: Student, protocol: Protocol) -> str:
-    taught = None if teacher_name is None else _taught(recipe, teacher_name)
+def _settings(
+    recipe: Recipe,
+    trained: Trained,
+    taught: dict[str, Any] | None,
+    student: Student,
+    protocol: Protocol,
+    tested: Mapping[str, Any],
+) -> str:
     values: dict[str, Any] = asdict(protocol) | {
+        **tested,
         "size": recipe.evaluate.size,
-        "width": student.width,
+        "width": networks.width(student),
         "precision": recipe.evaluate.precision,
-        "val": recipe.data.val,
         "classes": len(trained.class_ids),
         "teacher": taught,
     }
+    if protocol.teacher and recipe.evaluate.labels is not None:
+        values["labels"] = recipe.evaluate.labels.model_dump(mode="json")
     return json.dumps(values, sort_keys=True)
+
+
+def _all_taught(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What each teacher depends on; nothing where none is needed."""
+    if not teachers.needed(recipe.evaluate):
+        return {}
+    found = {}
+    for name in recipe.all_teachers:
+        with teachers.named(name):
+            found[name] = _taught(recipe, name)
+    return found
 
 
 def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -168,9 +209,9 @@ def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
     about = recipe.all_teachers[name]
     if about.weights == "trained":
         return teacher.settings(recipe, name) | {"scope": about.scope}
-    return about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"}) | {
-        "name": teachers.name("", about)
-    }
+    values = about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"})
+    values["name"] = teachers.name("", about)
+    return values if (content := teachers.content(about)) is None else values | {"content": content}
 
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
@@ -194,7 +235,7 @@ def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
     """All training images of some classes."""
     counts = sets.images_by_class(run, recipe.data.train)
     images = sum(counts[class_id] for class_id in class_ids)
-    digest = run.require("index", "index")["fingerprint"]
+    digest = manifest.images_digest(run, recipe.data.train, class_ids)
     return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 

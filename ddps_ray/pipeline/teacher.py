@@ -19,7 +19,7 @@ STAGE = "teacher"
 
 _SELDOM = 15.0
 """Seconds between two lines inside an epoch."""
-_NOT_OF_A_TRAINING = {"class_order", "mean", "std", "accuracy", "scope"}
+_NOT_OF_A_TRAINING = {"class_order", "mean", "std", "accuracy", "scope", "gpus"}
 """What a teacher's section says that a training does not depend on; the scope does, by its classes."""
 
 
@@ -112,7 +112,7 @@ def train_for(recipe: Recipe, name: str, class_ids: Sequence[str]) -> None:
         target.reopen(stage)
     cluster.connect(recipe)
     arguments = {"recipe": recipe, "name": name, "class_ids": classes, "stage": stage}
-    trainers.fit(train, arguments, target, _file_name(stage), cfg.workers, recipe)
+    trainers.fit(train, arguments, target, _file_name(stage), cfg.workers, recipe, gpus=cfg.gpus)
     target.finish(stage, {"accuracy": teachers.describe(folder)["accuracy"], "classes": len(classes)})
     say(f"{called}: {_in_words(target, stage, folder)}")
 
@@ -122,6 +122,9 @@ def train(recipe: Recipe, name: str, class_ids: list[str], stage: str) -> None:
     target, cfg, size, called = Run(recipe.run_dir), recipe.all_teachers[name], recipe.evaluate.size, _called(name)
     pictures = data.load_training(target, recipe.data.train, class_ids, size)
     share = trainers.share()
+    with teachers.named(name):
+        batch = min(cfg.batch, len(pictures))
+        optimising.check_workers("teacher.workers", share.world, batch, each=optimising.LEAST)
     torch.manual_seed(cfg.seed)
     model = trainers.prepare(networks.build(cfg.model, len(class_ids), size))
     ticker = Ticker(_SELDOM)

@@ -215,7 +215,8 @@ def read_metadata(uri: str) -> pa.Table:
     try:
         return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{place}: {first_line(error)}: delete it, and `ddps distill` makes the set again") from error
+        reason = first_line(error).rpartition(f"'{path}': ")[2].rstrip(".")
+        raise UserError(f"{place}: {reason}: delete it, and `ddps distill` makes the set again") from error
 
 
 def _needed(settings: dict[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,13 @@ about twelve on the way back.
 BANDWIDTH_SHARE = 0.7
 """Share of a memory's published bandwidth that is reached."""
 
+LAUNCH_SECONDS = 20e-6
+"""Seconds of the CPU for each operation that it gives to the GPU: a step takes at least those of all its operations.
+
+Assumed, not measured: Python, PyTorch and the driver take 10 to 30 µs together where nothing is compiled. Of a step's
+operations only those of the networks are counted, and one on the way back for each on the way forward.
+"""
+
 _BATCH = 16
 
 
@@ -35,19 +42,21 @@ class Cost:
     Attributes:
         flops: Operations; a multiplication and an addition are two.
         traffic: Bytes read from the GPU's memory and written to it.
+        launches: Operations of whole batches, each of which the CPU gives to the GPU; of validations not counted.
     """
 
     flops: float
     traffic: float
+    launches: float = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(self.flops + other.flops, self.traffic + other.traffic)
+        return Cost(self.flops + other.flops, self.traffic + other.traffic, self.launches + other.launches)
 
     def __mul__(self, times: float) -> "Cost":
-        return Cost(self.flops * times, self.traffic * times)
+        return Cost(self.flops * times, self.traffic * times, self.launches * times)
 
     def hours(self, card: Card, dtype: str, utilisation: float) -> float:
-        """GPU-hours: of the operations or of the memory, whichever takes longer.
+        """Hours of one GPU: of the operations, of the memory or of the launches, whichever takes longest.
 
         Args:
             card: The GPU.
@@ -56,7 +65,7 @@ class Cost:
         """
         computing = self.flops / (card.peak(dtype) * utilisation)
         moving = self.traffic / (card.bandwidth * 1e9 * BANDWIDTH_SHARE)
-        return max(computing, moving) / 3600
+        return max(computing, moving, self.launches * LAUNCH_SECONDS) / 3600
 
 
 NOTHING = Cost(0, 0)
@@ -100,8 +109,11 @@ def training(
     classes: int,
     size: int,
     dtype: str,
+    workers: int = 1,
 ) -> Cost:
-    """One student's training and its validations.
+    """One student's training and its validations, as far as the GPU of the first worker has to do with them.
+
+    Workers share each batch; the first one alone validates.
 
     Args:
         network: The student.
@@ -112,12 +124,20 @@ def training(
         classes: Outputs.
         size: Side in pixels of what both see.
         dtype: `float32` or `bfloat16`.
+        workers: Workers that share a batch, each with a GPU.
 
     Raises:
         UserError: A network cannot be built so.
     """
-    trained = step(network, teacher, classes, size, dtype) * (protocol.epochs * images)
-    return trained + forward(network, classes, size, dtype) * (tested * len(protocol.validations))
+    trained = step(network, teacher, classes, size, dtype) * (protocol.epochs * images / workers)
+    tests = forward(network, classes, size, dtype) * (tested * len(protocol.validations))
+    return trained + tests + Cost(0, 0, steps(protocol, images) * _launches(network, teacher, classes, size))
+
+
+def _launches(network: Network, teacher: Network | None, classes: int, size: int) -> int:
+    """Operations of a step, whatever the batch."""
+    taught = memory.operations(teacher, classes, size) if teacher else 0
+    return taught + 2 * memory.operations(network, classes, size)
 
 
 def _saved(network: Network, classes: int, size: int, dtype: str) -> float:

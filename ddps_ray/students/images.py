@@ -5,7 +5,6 @@ decodes holds it alone, whoever uses the entry holds it together with others, an
 process that dies.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
@@ -26,7 +25,7 @@ import psutil
 from PIL import Image
 from pyarrow import fs
 
-from ddps_ray import storage
+from ddps_ray import locks, storage
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources import locators, parquet
@@ -50,6 +49,11 @@ _TRIES = 3
 _SPARE = 0.05  # of a disk: Ray spills no objects to one that is fuller
 _FULL = "less than 5 % of the disk would be left"
 _CGROUP = Path("/sys/fs/cgroup")
+_AWAITED = {
+    locks.SHARED: "decodes the same images",
+    locks.ALONE: "decodes the same images, or uses them still although their files have gone from {target}",
+}
+"""What another process does for whose lock one waits, by the kind that is wanted."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,15 @@ class Images:
 
 class _NoRoom(Exception):  # noqa: N818 - it names the disk, not a fault of ours
     """Why the cache takes no entry."""
+
+
+@contextmanager
+def _on_the_disk(folder: Path) -> Iterator[None]:
+    """Within it, whatever the disk of the cache refuses is `_NoRoom`."""
+    try:
+        yield
+    except OSError as error:
+        raise _NoRoom(f"{folder}: {error.strerror or first_line(error)}") from error
 
 
 def name(uris: Sequence[str], transform: str, side: int) -> str:
@@ -197,31 +210,30 @@ def _from_disk(uris: Sequence[str], fit: Fit, side: int, transform: str) -> Imag
     folder, shape = _folder(), (len(uris), side, side, 3)
     _check_limit(folder, int(np.prod(shape, dtype=np.int64)))  # before a million files are asked for their sizes
     target = folder / name(uris, transform, side)
-    try:
+    with _on_the_disk(target.parent):
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = target.with_suffix(".lock").open("a+b")
-        _take(lock, fcntl.LOCK_SH)
-    except OSError as error:
-        raise _NoRoom(f"{target.parent}: {error.strerror or first_line(error)}") from error
+    _take(lock, locks.SHARED, target)
     for _ in range(_TRIES):
         if (images := _open(target, shape, lock)) is not None:
             with suppress(OSError):
                 os.utime(target)  # the time of its last use
             return images
-        _take(lock, fcntl.LOCK_EX)
+        _take(lock, locks.ALONE, target)
         if _open(target, shape, lock) is None:  # no other process has been faster
             _build(target, uris, fit, shape)
-        _take(lock, fcntl.LOCK_SH)  # between the two another process can have removed it
+        _take(lock, locks.SHARED, target)  # between the two another process can have removed it
     raise _NoRoom(f"{target.parent}: what is written there cannot be mapped")
 
 
-def _take(lock: BinaryIO, kind: int) -> None:
-    """Waits for a lock, and says so."""
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("waiting for another process of this machine, which decodes the same images")
-        fcntl.flock(lock, kind)
+def _take(lock: BinaryIO, kind: int, target: Path) -> None:
+    """Waits for the lock of an entry, and says so.
+
+    Raises:
+        _NoRoom: The file system gives no locks.
+    """
+    with _on_the_disk(target.parent):
+        locks.take(lock, kind, _AWAITED[kind].format(target=target))
 
 
 def _open(target: Path, shape: tuple[int, ...], lock: BinaryIO) -> Images | None:
@@ -241,16 +253,18 @@ def _build(target: Path, uris: Sequence[str], fit: Fit, shape: tuple[int, ...]) 
     shutil.rmtree(target, ignore_errors=True)
     shutil.rmtree(part, ignore_errors=True)
     needed = int(np.prod(shape, dtype=np.int64))
-    _make_room(target.parent, needed)
     try:
-        pixels_NHWC = _allocate(part, shape, needed)
-        bad = _decode(uris, fit, pixels_NHWC)
-        pixels_NHWC.flush()  # or a machine that fails after the renaming would leave black images
-        with (part / _ABOUT).open("w") as file:
-            json.dump({"bad": bad, "images": len(uris), "side": shape[1]}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(target)
+        with _on_the_disk(target.parent):
+            _make_room(target.parent, needed)
+            pixels_NHWC = _allocate(part, shape, needed)
+        bad = _decode(uris, fit, pixels_NHWC)  # whose errors are those of a store
+        with _on_the_disk(target.parent):
+            pixels_NHWC.flush()  # or a machine that fails after the renaming would leave black images
+            with (part / _ABOUT).open("w") as file:
+                json.dump({"bad": bad, "images": len(uris), "side": shape[1]}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.rename(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -258,13 +272,10 @@ def _build(target: Path, uris: Sequence[str], fit: Fit, shape: tuple[int, ...]) 
 
 def _allocate(part: Path, shape: tuple[int, ...], needed: int) -> np.memmap:
     """A file of zeros that has its blocks: a disk that is full would else kill the process that writes to its map."""
-    try:
-        part.mkdir()
-        with (part / _PIXELS).open("w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, needed)
-        return np.memmap(part / _PIXELS, np.uint8, "r+", shape=shape)
-    except OSError as error:
-        raise _NoRoom(f"{part.parent}: {error.strerror or first_line(error)}") from error
+    part.mkdir()
+    with (part / _PIXELS).open("w+b") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
+    return np.memmap(part / _PIXELS, np.uint8, "r+", shape=shape)
 
 
 def _make_room(folder: Path, needed: int) -> None:
@@ -310,9 +321,9 @@ def _used(entry: Path) -> float:
 def _remove(entry: Path) -> bool:
     """Removes an entry, unless a process uses or makes it."""
     with suppress(OSError), entry.with_suffix(".lock").open("a+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(entry)
-        return True
+        if locks.take_at_once(lock, locks.ALONE):
+            shutil.rmtree(entry)
+            return True
     return False
 
 

@@ -18,13 +18,11 @@ from torch.utils._pytree import tree_leaves
 from ddps_ray.config import Network
 from ddps_ray.errors import UserError
 from ddps_ray.students import networks
+from ddps_ray.students.optimising import LEAST
 from ddps_ray.students.protocols import Protocol
 
 RESERVE = 1 << 30
 """Bytes that CUDA's context, cuDNN's workspaces and gaps between tensors are taken to need."""
-
-LEAST = 2
-"""Images of the smallest part of a batch: BatchNorm cannot do with fewer."""
 
 _OPTIMISER_STATES = {"adamw": 2, "sgd": 1}
 """Numbers that an optimiser keeps for each weight."""
@@ -100,6 +98,18 @@ def inference_bytes(network: Network, classes: int, size: int, batch: int, dtype
     return live.most
 
 
+@lru_cache(maxsize=256)
+def operations(network: Network, classes: int, size: int) -> int:
+    """Operations that a forward pass in training has a GPU do one after the other, however many images it is for.
+
+    Those of autocast, which casts weights, are not counted; arguments and errors as of `footprint`.
+    """
+    counter = _Counter()
+    with _Shapes(network, classes, size, LEAST, "float32") as shapes, torch.no_grad(), counter:
+        shapes.forward(training=True)
+    return counter.count
+
+
 def needed(
     network: Network,
     teacher: Network | None,
@@ -163,7 +173,7 @@ def accumulation(
         classes: The same.
         dtype: The same.
         workers: The same.
-        available: Bytes of the GPU's memory.
+        available: Bytes of the GPU's memory, before anything is there.
 
     Returns:
         1 if the whole share fits; parts differ by one image at most.
@@ -183,13 +193,23 @@ def accumulation(
         raise UserError(
             f"evaluate.students: {networks.name(network)} at {size} px needs {least / 2**30:.1f} GiB for "
             f"{math.ceil(share / most)} images at a time, and the GPU has {available / 2**30:.1f}: choose a smaller "
-            "evaluate.size, a smaller network or a larger GPU"
+            "evaluate.size, a smaller network, a larger GPU or, where students share one, a larger part (evaluate.gpus)"
         )
     few, many = 1, most  # too few, and enough: fewer images never need more
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (few, middle) if need(middle) <= available else (middle, many)
     return many
+
+
+def free(device: torch.device) -> int:
+    """Bytes of a GPU that this process may still take: what is free, and of its share of the GPU what it has not yet.
+
+    The share is what `torch.cuda.set_per_process_memory_fraction` was told; by default all.
+    """
+    now, total = torch.cuda.mem_get_info(device)
+    mine = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(min(now, mine - torch.cuda.memory_reserved(device)), 0)
 
 
 def _share(protocol: Protocol, workers: int) -> int:
@@ -271,6 +291,23 @@ class _Live(TorchDispatchMode):
     def _change(self, size: int) -> None:
         self._now += size
         self.most = max(self.most, self._now)
+
+
+class _Counter(TorchDispatchMode):
+    """Counts operations that compute, and do not only allocate a tensor or look at one in another way."""
+
+    _IDLE = frozenset({"aten::empty", "aten::detach", "aten::_unsafe_view", "aten::as_strided_"})
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if isinstance(func, torch._ops.OpOverload) and func.namespace == "aten":
+            self.count += not func.is_view and func.name().partition(".")[0] not in self._IDLE
+        return func(*args, **(kwargs or {}))
 
 
 def _like(tensor: Tensor) -> Tensor:

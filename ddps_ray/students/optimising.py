@@ -6,9 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from ddps_ray.diffusion.noise import generator
+from ddps_ray.errors import UserError
 
 _BETAS = (0.9, 0.999)
 _MOMENTUM = 0.9
+
+LEAST = 2
+"""Images of the smallest batch, over all workers, or part of one: BatchNorm cannot do with fewer."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,16 @@ ALONE = Share()
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Splits the weights into those of more than one dimension, which decay, and biases and norms, which do not."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Splits the parameters as RDED does.
+
+    Those of more than one dimension that are called weights decay; biases, norms, tokens, and embeddings and tables of
+    positions do not.
+    """
+    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups["weight" in name and weight.ndim > 1].append(weight)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
@@ -46,16 +54,50 @@ OPTIMISERS = {"adamw": adamw, "sgd": sgd}
 """By the name in a protocol: from model, learning rate and weight decay."""
 
 
-def epoch_batches(count: int, batch: int, seed: int, epoch: int, world: int = 1) -> list[Tensor]:
-    """Indices of the batches of an epoch, of all workers together.
+def epoch_batches(count: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
+    """Indices of the batches of an epoch, of all workers together: the same for any number of them.
 
-    A last batch of fewer than two images a worker is left out, as BatchNorm cannot use it, unless it is the only one.
+    The last two batches are evened out if the last one is less than half a batch: so many workers as `check_workers`
+    allows have an image each then, and BatchNorm has two at least.
     """
     order_N = torch.randperm(count, generator=generator(seed, f"epoch={epoch}", "order"))
     batches = list(order_N.split(batch))
-    if len(batches) > 1 and len(batches[-1]) < 2 * world:
-        batches.pop()
+    if len(batches) > 1 and 2 * len(batches[-1]) < max(batch, 2 * LEAST):
+        rest_M = torch.cat(batches[-2:])
+        batches[-2:] = rest_M.tensor_split(min(2, len(rest_M) // LEAST))
     return batches
+
+
+def check_workers(key: str, workers: int, batch: int, each: int) -> None:
+    """Sees to it that every worker has images of every batch of `epoch_batches`.
+
+    Args:
+        key: What the recipe calls the number of workers.
+        workers: Their number.
+        batch: Images in a step, over all of them.
+        each: Images that a worker needs.
+
+    Raises:
+        UserError: There are too many.
+    """
+    most = max(1, batch // 2 // each)
+    if workers > most:
+        raise UserError(f"{key}: {workers} workers cannot share batches of {batch} images: give {most} at most")
+
+
+def parts_of(whole: int, share: Share, parts: int) -> tuple[Tensor, ...]:
+    """Places in a batch of this worker's images, in parts that each go through the networks at once.
+
+    There are as many parts on every worker, since BatchNorm has them all meet in each; and of one image, which
+    BatchNorm can do with only if other workers have theirs, where there are several workers only.
+
+    Args:
+        whole: Images in the batch, over all workers.
+        share: This worker's part of the training.
+        parts: Most parts.
+    """
+    mine_N = torch.arange(share.rank, whole, share.world)
+    return mine_N.tensor_split(max(1, min(parts, whole // max(share.world, LEAST))))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,18 +1,36 @@
-"""BatchNorm over the images of all workers, so that a training is the same on any number of them."""
+"""What workers share, so that a training is the same on any number of them: first of all BatchNorm over all images."""
 
 import torch
 import torch.distributed as dist
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ddps_ray.errors import UserError
+
+_KNOWN = {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d}
+"""Others may do more than normalise, which a BatchNorm in their place would not."""
+
 
 class _OnCpus(_BatchNorm):
-    """What `nn.SyncBatchNorm`, which PyTorch has for GPUs alone, does: for CPUs."""
+    """What `nn.SyncBatchNorm`, which PyTorch has for GPUs alone, does: for CPUs.
+
+    Attributes:
+        drop: What timm's BatchNorm does after it has normalised; nothing in PyTorch's own.
+        act: What it does then: its activation.
+    """
+
+    drop: nn.Module
+    act: nn.Module
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """Normalises by the mean and variance of each channel over all workers' images."""
+        """Normalises by the mean and variance of each channel over all workers' images, then drops and activates."""
+        activated_NCHW: Tensor = self.act(self.drop(self._normalised(images_NCHW)))
+        return activated_NCHW
+
+    def _normalised(self, images_NCHW: Tensor) -> Tensor:
         if not self.training:
             return F.batch_norm(
                 images_NCHW, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
@@ -45,20 +63,48 @@ def together(model: nn.Module, device: torch.device) -> nn.Module:
     Args:
         model: The network; its own modules may be replaced.
         device: Where it is to be trained.
+
+    Raises:
+        UserError: It has a BatchNorm of an unknown kind.
     """
     if not (dist.is_initialized() and dist.get_world_size() > 1):
         return model
+    kinds = {type(module) for module in model.modules() if isinstance(module, _BatchNorm)}
+    if unknown := sorted(kind.__name__ for kind in kinds - _KNOWN):
+        raise UserError(f"evaluate.workers: a network with {unknown[0]} can be trained by one worker only")
     if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        converted: nn.Module = convert_sync_batchnorm(model)
         return converted
-    for name, child in model.named_children():
-        setattr(model, name, _converted(child) if isinstance(child, _BatchNorm) else together(child, device))
-    return model
+    return _on_cpus(model)
+
+
+def _on_cpus(module: nn.Module) -> nn.Module:
+    if isinstance(module, _BatchNorm):
+        return _converted(module)
+    for name, child in module.named_children():
+        setattr(module, name, _on_cpus(child))
+    return module
+
+
+def least(value: int, device: torch.device) -> int:
+    """The smallest of the values that the workers have; all of them must ask.
+
+    Args:
+        value: This worker's.
+        device: Where it computes.
+    """
+    if not (dist.is_initialized() and dist.get_world_size() > 1):
+        return value
+    smallest = torch.tensor(value, device=device)
+    dist.all_reduce(smallest, dist.ReduceOp.MIN)
+    return int(smallest.item())
 
 
 def _converted(norm: _BatchNorm) -> _BatchNorm:
     made = _OnCpus(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    made.drop, made.act = (getattr(norm, name, nn.Identity()) for name in ("drop", "act"))
     made.load_state_dict(norm.state_dict())
+    made.training = norm.training
     return made
 
 

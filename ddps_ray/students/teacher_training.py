@@ -13,6 +13,7 @@ from ddps_ray.diffusion.noise import generator
 from ddps_ray.students.augment import Augmentation
 from ddps_ray.students.data import Pictures
 from ddps_ray.students.optimising import ALONE, Share, adamw, epoch_batches, unwrapped
+from ddps_ray.students.schedules import cosine
 
 State = dict[str, Any]
 """Weights, optimiser and number of finished epochs: all that a training needs to go on."""
@@ -79,25 +80,21 @@ def _epoch(
     device = next(model.parameters()).device
     transform = Augmentation(size, cfg.crop_scale)
     draws = generator(cfg.seed, f"epoch={epoch}/rank={share.rank}", "augmentation")
-    batches = epoch_batches(len(pictures), cfg.batch, cfg.seed, epoch, share.world)
+    batches = epoch_batches(len(pictures), cfg.batch, cfg.seed, epoch)
     chunks = [batch_N[share.rank :: share.world] for batch_N in batches]
-    losses = []
+    losses, done = [], 0
     model.train()
     for step, (images_NCHW, labels_N) in enumerate(pictures.batches(chunks)):
         for group in adam.param_groups:
-            group["lr"] = cfg.lr * cosine((epoch + step / len(chunks)) / cfg.epochs)
+            group["lr"] = cfg.lr * cosine(epoch + step / len(chunks), cfg.epochs)
         loss = F.cross_entropy(model(transform(images_NCHW.to(device), draws)), labels_N.to(device))
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
         losses.append(loss.detach())
-        tell(epoch, min((step + 1) * cfg.batch, len(pictures)))
+        done += len(batches[step])
+        tell(epoch, done)
     return torch.stack(losses).mean().item()
-
-
-def cosine(progress: float) -> float:
-    """Factor of the teacher's learning rate: 1 at progress 0, 0 at 1."""
-    return 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def _restore(model: nn.Module, adam: torch.optim.Optimizer, state: State) -> int:

@@ -99,6 +99,10 @@ class _Source(ABC):
         """Says that it does not know a class."""
         return f"teacher.weights: {self.cfg.weights} weights of {self.cfg.model.arch} do not know class {class_id!r}"
 
+    def content(self) -> str | None:
+        """Digest of what files besides the recipe say of it; None where its name says all."""
+        return None
+
     def normalisation(self) -> tuple[Colour, Colour]:
         """Mean and standard deviation of the images that it was trained with."""
         return MEAN, STD
@@ -150,10 +154,7 @@ class _File(_Source):
         return file if described else f"{networks.name(self.cfg.model)}.{file}"
 
     def known(self) -> list[str]:
-        if not storage.exists(self.cfg.weights):
-            raise UserError(
-                f"teacher.weights: there is no file {self.cfg.weights}; besides a file it may be published or trained"
-            )
+        self._check()
         if self.cfg.class_order is not None:
             return weight_files.class_order(self.cfg.class_order)
         return list(self._description()["class_ids"])
@@ -169,6 +170,22 @@ class _File(_Source):
     def unknown(self, class_id: str) -> str:
         order = self.cfg.class_order or self._beside()
         return f"teacher.class_order: {order} does not name class {class_id!r}, neither by its id nor by its WordNet id"
+
+    def content(self) -> str:
+        self._check()
+        order = self._beside() if self.cfg.class_order is None else self.cfg.class_order
+        files = [self.cfg.weights, *([order] if order != weight_files.IMAGENET else [])]
+        try:
+            return storage.digest([weight_files.digest(file) for file in files])
+        except OSError:
+            self.known()  # which says what is missing
+            raise
+
+    def _check(self) -> None:
+        if not storage.exists(self.cfg.weights):
+            raise UserError(
+                f"teacher.weights: there is no file {self.cfg.weights}; besides a file it may be published or trained"
+            )
 
     def normalisation(self) -> tuple[Colour, Colour]:
         return self.cfg.mean or MEAN, self.cfg.std or STD
@@ -214,6 +231,18 @@ def name(called: str, cfg: Teacher) -> str:
         UserError: No such weights are published.
     """
     return called or _source(cfg).name()
+
+
+def content(cfg: Teacher) -> str | None:
+    """Digest of a teacher's file of weights, and of what says the order of its outputs; None where it has no file.
+
+    Raises:
+        UserError: One of them is missing or cannot be read.
+    """
+    try:
+        return _source(cfg).content()
+    except OSError as error:
+        raise UserError(f"teacher.weights: {cfg.weights} cannot be read: {first_line(error)}") from error
 
 
 def needed(settings: Evaluate) -> bool:

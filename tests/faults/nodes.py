@@ -100,8 +100,9 @@ class Node:
 class Cluster:
     """A head without GPUs, and workers with one each."""
 
-    def __init__(self, *options: str) -> None:
-        """Starts the head only, with more options of `ray start`."""
+    def __init__(self, *options: str, cpus: int = 2) -> None:
+        """Starts the head only, with more options of `ray start`; later workers have so many CPUs."""
+        self._cpus = cpus
         self._temp = tempfile.mkdtemp(prefix="ray-")  # short: sockets lie below it
         self._port = free_port()
         own = ["--head", "--num-cpus=2", "--num-gpus=0", f"--port={self._port}", f"--temp-dir={self._temp}"]
@@ -114,10 +115,10 @@ class Cluster:
         """Where a driver joins."""
         return f"127.0.0.1:{self._port}"
 
-    def add_worker(self) -> Node:
+    def add_worker(self, cpus: int | None = None) -> Node:
         """Starts one more worker, which has joined then; on a busy machine a node may end before, and is begun anew."""
         for _ in range(3):
-            worker = Node(f"--address={self.address}", "--num-cpus=2", "--num-gpus=1")
+            worker = Node(f"--address={self.address}", f"--num-cpus={cpus or self._cpus}", "--num-gpus=1")
             if worker.joins():
                 break
         self.workers.append(worker)
@@ -140,9 +141,9 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int, *options: str) -> Iterator[Cluster]:
-    """A cluster that is gone afterwards; its head has more options of `ray start`."""
-    made = Cluster(*options)
+def cluster(workers: int, *options: str, cpus: int = 2) -> Iterator[Cluster]:
+    """A cluster that is gone afterwards; its head has more options of `ray start`, its workers so many CPUs."""
+    made = Cluster(*options, cpus=cpus)
     try:
         for _ in range(workers):
             made.add_worker()

@@ -1,8 +1,10 @@
 """Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
 
 import json
+import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,15 @@ import pytest
 import torch
 
 from ddps_ray import schemas
-from ddps_ray.config import Recipe, Student
+from ddps_ray.config import Network, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cells, evaluate, teacher
+from ddps_ray.pipeline import cells, evaluate, materials, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, foreign, networks, teachers, training
-from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students import data, foreign, networks, sets, teachers, training
+from ddps_ray.students.protocols import Facts, resolve
 from ddps_ray.students.training import Means, Training
-from tests.students import inputs
+from tests.students import curves, inputs
 
 CPU = torch.device("cpu")
 SUBSET = ["fish", "gem"]
@@ -102,13 +104,13 @@ def test_there_is_a_row_for_each_set_ipc_student_and_seed(evaluated: Recipe) -> 
 
 def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
     run, cfg = Run(evaluated.run_dir), evaluated.evaluate
-    distilled = data.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
+    distilled = sets.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
     val = data.load_validation(run, "val", SUBSET, 16)
     guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
     torch.manual_seed(1)
     student = networks.build(cfg.students[0], 2, 16)
     (cell,) = (cell for cell in cells.of(evaluated) if (cell.set.ipc, cell.seed) == (12, 1))
-    work = Training(student, guide, TrainingSet(distilled.pictures, False), cell.protocol, 1, Means(16))
+    work = Training(student, guide, distilled, cell.protocol, 1, Means(16))
     outcome = work.run(lambda network: training.accuracy(network, val, CPU))
     row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
     assert outcome is not None
@@ -123,6 +125,21 @@ def test_bad_validation_image_is_in_quarantine_once(evaluated: Recipe) -> None:
     assert [(row["image_id"], row["stage"], row["reason"]) for row in bad] == [
         ("val/gem/00000.png", "evaluate", "not an image")
     ]
+
+
+def test_curves_end_in_what_the_row_says(evaluated: Recipe) -> None:
+    found = sorted(Path(evaluated.run_dir, "tensorboard").rglob("*tfevents*"))
+    assert len(found) == 4
+    for row in rows(evaluated):
+        title = f"{row['set_name']}/ipc={row['ipc']}/convnet2-w4/rded/seed={row['seed']}_*"
+        (folder,) = Path(evaluated.run_dir, "tensorboard").glob(title)
+        made = curves.scalars(folder)
+        assert [step for step, _ in made["loss"]] == [1, 2, 3]
+        # Half a cosine, as by RDED: 1e-3 · (1 + cos(π · e / 6)) / 2
+        assert [value for _, value in made["learning_rate"]] == pytest.approx([1e-3, 0.9330127e-3, 0.75e-3])
+        ((step, measured),) = made["accuracy"]
+        assert step == 3
+        assert measured == pytest.approx(row["accuracy_last"])
 
 
 def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,14 +234,52 @@ def test_trained_teacher_must_be_there(scenes: Path, tmp_path: Path) -> None:
         evaluate.run(made)
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """A process in which TF32 is allowed everywhere."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("precision", "reduced"), [("float32", False), ("auto", True)])
+def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
+    prepare(tmp_path, scenes, made)
+    materials.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
+
+
+def test_what_fits_by_the_plan_is_not_cut_because_of_what_is_there_already(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, total = 12 << 30, 22 << 30  # an L4 on which a set, validation images and the teacher are
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, total))
+    made = recipe(tmp_path, size=224, precision="bfloat16").model_copy(
+        update={"teacher": Teacher(model=Network(arch="resnet18"))}
+    )
+    about = cells.Trained("ddps", "ddps", 50, tuple(f"n{n:08d}" for n in range(1000)), "", 50_000, False, "", 1)
+    facts = Facts(50, 1000, 50_000, False, 224, "imagenet", "resnet18")
+    student = Student(arch="resnet101")
+    protocol = resolve("rded", made.evaluate, facts, student)
+    assert protocol.batch == 200
+    parts, needed = evaluate._parts(
+        made, cells.Cell(about, "", "resnet18", student, protocol, 0, ""), torch.device("cuda")
+    )
+    assert parts == 1
+    assert needed / 2**30 == pytest.approx(15.0, abs=0.05)  # the memory of the plan
+
+
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2, tensorboard=False)
     prepare(tmp_path, scenes, made)
     evaluate.run(made)
     (row,) = rows(made)
     alone = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
     assert all(cell.is_done(Run(alone.run_dir)) for cell in cells.of(alone)), "it is the same on any number of workers"
     assert row["images"] == 24
+    assert not Path(made.run_dir, "tensorboard").exists()
 
 
 def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes: Path, tmp_path: Path) -> None:
@@ -239,10 +294,10 @@ def test_an_own_set_that_has_changed_since_is_not_filed_under_its_old_digest(sce
     made = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
     run = prepare(tmp_path, scenes, made)
     (cell,) = cells.of(made)
-    assert len(evaluate.load_set(run, made, cell.set)) == 24
+    assert len(materials.load_set(made, run, cell.set)) == 24
     inputs.distilled(run, scenes, "chance", 12, SUBSET, 4, made)
     with pytest.raises(UserError, match=r"distilled/chance/ipc=12 has changed since the evaluation began"):
-        evaluate.load_set(run, made, cell.set)
+        materials.load_set(made, run, cell.set)
 
 
 def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
@@ -270,6 +325,56 @@ def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
     assert sum(line.startswith("evaluate: warning: evaluate.foreign.theirs: its classes differ") for line in lines) == 1
     evaluate.run(made)
     assert "of its 119 images right" not in capsys.readouterr().out
+
+
+def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Path, tmp_path: Path) -> None:
+    others = ["ball", "dice"]
+    made = recipe(tmp_path / "run", sets=["chance", "others"], whole=True, protocols=["hard"])
+    asked = made.distill.sets | {"others": made.distill.sets["chance"].model_copy(update={"classes": tuple(others)})}
+    made = made.model_copy(update={"distill": made.distill.model_copy(update={"sets": asked})})
+    run = inputs.indexed(tmp_path / "run", scenes)
+    inputs.distilled(run, scenes, "chance", 12, SUBSET, 1, made)
+    inputs.distilled(run, scenes, "others", 12, others, 1, made)
+    grid = cells.of(made)
+    groups = evaluate._groups(made, grid, 1)
+    assert sum(len(group.cells) for group in groups) == len(grid) == 8
+    assert all(len({cell.set for cell in group.cells}) == 1 for group in groups)
+    wholes = {cell.set.digest: cell.set.class_ids for cell in grid if cell.set.name == "whole"}
+    assert sorted(wholes.values()) == [tuple(SUBSET), tuple(others)]
+
+
+def test_a_teachers_file_that_has_changed_in_place_is_another_teacher(evaluated: Recipe, tmp_path: Path) -> None:
+    (folder := tmp_path / "teacher").mkdir()
+    weights, about = folder / teachers.WEIGHTS_FILE, folder / teachers.DESCRIPTION_FILE
+    for file in (weights, about):
+        shutil.copy(Path(evaluated.run_dir, "teacher", file.name), file)
+    order = folder / "order.txt"
+    order.write_text("\n".join(json.loads(about.read_text())["class_ids"]))
+    described = {"file": {"weights": str(weights)}}
+    ordered = {"file": {"weights": str(weights), "class_order": str(order), "model": evaluated.teacher.model}}
+
+    def keys(section: dict[str, Any]) -> set[str]:
+        values = evaluated.model_dump() | {"teachers": section}
+        return {cell.key for cell in cells.of(Recipe.model_validate(values))}
+
+    def rewrite(file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+
+    before = [keys(section) for section in (described, ordered)]
+    for file in (weights, about, order):
+        rewrite(file, file.read_bytes())
+    assert [keys(section) for section in (described, ordered)] == before, "the same, copied again"
+    rewrite(order, order.read_bytes().replace(b"fish", b"fowl"))
+    assert keys(described) == before[0]
+    assert not keys(ordered) & before[1]
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    rewrite(weights, bytes(changed))
+    assert not keys(described) & before[0]
+    weights.unlink()
+    with pytest.raises(UserError, match=rf"^teachers\.file\.weights: there is no file {weights}; "):
+        keys(described)
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:

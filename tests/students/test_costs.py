@@ -30,15 +30,25 @@ def test_a_training_is_its_steps_and_six_validations() -> None:
     assert costs.steps(protocol, 50_001) == 75_300
     whole = costs.training(CONVNET, CONVNET, protocol, 50_000, 10_000, 10, 32, "float32")
     assert whole.flops == FLOPS * (4 * 300 * 50_000 + 6 * 10_000)
+    # Three blocks of convolution, BatchNorm, its count of batches, ReLU and pooling; a copy and the linear layer: once
+    # by the teacher, by the student there and back, however small the batch is.
+    assert whole.launches == 75_000 * 3 * (3 * 5 + 2)
+    # Two workers halve the steps; one of them validates.
+    halved = costs.training(CONVNET, CONVNET, protocol, 50_000, 10_000, 10, 32, "float32", workers=2)
+    assert halved.flops == FLOPS * (4 * 300 * 25_000 + 6 * 10_000)
+    assert halved.launches == whole.launches
 
 
 @pytest.mark.parametrize(
-    ("dtype", "flops", "traffic", "hours"),
+    ("dtype", "flops", "traffic", "launches", "hours"),
     [
-        ("bfloat16", 121e12 * 0.5 * 7200, 0, 2.0),
-        ("float32", 30.3e12 * 0.5 * 7200, 0, 2.0),
-        ("bfloat16", 1.0, 300e9 * costs.BANDWIDTH_SHARE * 10_800, 3.0),
+        ("bfloat16", 121e12 * 0.5 * 7200, 0, 0, 2.0),
+        ("float32", 30.3e12 * 0.5 * 7200, 0, 0, 2.0),
+        ("bfloat16", 1.0, 300e9 * costs.BANDWIDTH_SHARE * 10_800, 0, 3.0),
+        ("bfloat16", 1.0, 1.0, 14_400 / costs.LAUNCH_SECONDS, 4.0),
     ],
 )
-def test_time_is_that_of_operations_or_of_memory(dtype: str, flops: float, traffic: float, hours: float) -> None:
-    assert costs.Cost(flops, traffic).hours(Card("l4", "L4", 22.0, 300), dtype, 0.5) == pytest.approx(hours)
+def test_time_is_that_of_operations_of_memory_or_of_launches(
+    dtype: str, flops: float, traffic: float, launches: float, hours: float
+) -> None:
+    assert costs.Cost(flops, traffic, launches).hours(Card("l4", "L4", 22.0, 300), dtype, 0.5) == pytest.approx(hours)

@@ -1,9 +1,13 @@
 """The cache of decoded images: decoded once, by one process, whole or not at all, and never the wrong ones."""
 
+import errno
+import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +28,7 @@ from ddps_ray import storage
 from ddps_ray.errors import UserError
 from ddps_ray.sources import huggingface, locators
 from ddps_ray.storage import Run
-from ddps_ray.students import data, images
+from ddps_ray.students import data, images, sets
 from tests.faults.nodes import until
 from tests.sources.datasets import hf_table, tar
 from tests.stores.conftest import Store
@@ -348,6 +353,46 @@ def test_without_room_on_disk_they_are_held_in_memory(
     assert not cache.is_dir() or entries(cache) == []
 
 
+@pytest.mark.parametrize("fails", [1, 2, 3])
+def test_a_disk_that_gives_no_lock_costs_no_process(
+    files: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: int
+) -> None:
+    asked, flock = itertools.count(1), fcntl.flock
+
+    def refusing(file: BinaryIO, kind: int) -> None:
+        if next(asked) == fails:  # to look, to decode, and to use what has been decoded
+            raise OSError(errno.ENOLCK, "No locks available")
+        flock(file, kind)
+
+    monkeypatch.setattr(fcntl, "flock", refusing)
+    assert colours(load(files)) == [colour(n) for n in range(20)]
+    assert f"{cache}: No locks available: {ENTRY:,} bytes of decoded images are held in mem" in capsys.readouterr().out
+    assert next(asked) == fails + 1
+
+
+def test_what_is_in_the_place_of_an_entry_costs_no_process(
+    files: list[str], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache.mkdir(parents=True)
+    (cache / images.name(files, "resize 8", SIDE)).write_text("in the way")
+    assert colours(load(files)) == [colour(n) for n in range(20)]
+    assert "are held in memory" in capsys.readouterr().out
+    assert entries(cache) == []
+
+
+def test_who_waits_for_images_whose_files_are_gone_is_told(files: list[str], tmp_path: Path, cache: Path) -> None:
+    used = load(files)
+    (entry,) = entries(cache)
+    shutil.rmtree(cache / entry)  # as what clears temporary folders does
+    second = Process(tmp_path / "second", uris=files)
+    said = iter(second.process.stdout or ())
+    assert f"uses them still although their files have gone from {cache / entry}" in next(said)
+    assert colours(used) == [colour(n) for n in range(20)]
+    del used
+    assert json.loads(list(said)[-1]) == {"digest": digest(range(20)), "bad": {}, "kind": "memmap"}
+    assert second.process.wait(60) == 0
+
+
 def test_a_disk_that_refuses_the_file_costs_no_process(files: list[str], tmp_path: Path, cache: Path) -> None:
     found, said = Process(tmp_path / "refused", uris=files, file_limit=ENTRY - 1).result()
     assert found == {"digest": digest(range(20)), "bad": {}, "kind": "ndarray"}
@@ -393,9 +438,9 @@ def test_a_distilled_set_made_again_is_read_again(scenes: Path, tmp_path: Path) 
     run = Run(inputs.indexed(tmp_path / "run", scenes).uri)
     classes = data.class_ids(run, "train")[:2]
     folder = inputs.distilled(run, scenes, "ddps", ipc=1, classes=classes, slots=4)
-    ((before, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((before, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     file = next((Path(folder) / "train" / classes[1]).glob("*.png"))
     Image.new("RGB", (64, 64), (1, 2, 3)).save(file)
-    ((after, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((after, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     assert np.array_equal(before[0], after[0])
     assert after[1].flatten(1).T.unique(dim=0).tolist() == [[1, 2, 3]]

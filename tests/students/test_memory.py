@@ -76,6 +76,13 @@ def test_layer_norm_keeps_float32_under_autocast() -> None:
     assert 0.6 < half / single < 0.9
 
 
+def test_what_a_gpu_does_one_after_the_other_by_hand() -> None:
+    # Blocks of convolution, BatchNorm, its count of batches, ReLU and pooling; a copy in a line, and the linear layer.
+    assert memory.operations(CONVNET, 10, 32) == 3 * 5 + 2
+    # Twenty convolutions and BatchNorms with their counts, 17 ReLUs, 8 sums, two poolings and the linear layer.
+    assert memory.operations(Network(arch="resnet18"), 10, 224) == 3 * 20 + 17 + 8 + 2 + 1
+
+
 def test_what_a_step_needs_by_hand() -> None:
     # Gradients and AdamW's two moments.
     alone = WEIGHTS + BUFFERS + 3 * WEIGHTS + SAVED + LARGEST + PICTURES + memory.RESERVE

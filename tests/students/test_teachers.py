@@ -229,10 +229,6 @@ def test_no_teacher_is_needed_for_hard_labels() -> None:
     assert teachers.needed(Evaluate(protocols=("hard", "edc")))
 
 
-def test_learning_rate_falls_to_zero() -> None:
-    assert [teacher_training.cosine(progress) for progress in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
-
-
 def test_a_training_tells_how_many_images_are_done(scenes: Path, tmp_path: Path) -> None:
     run = inputs.indexed(tmp_path / "run", scenes)
     classes = data.class_ids(run, "train")[:4]
@@ -242,7 +238,7 @@ def test_a_training_tells_how_many_images_are_done(scenes: Path, tmp_path: Path)
     network = networks.build(cfg.model, 4, 16)
     tell = lambda epochs, images: told.append((epochs, images))  # noqa: E731
     teacher_training.train(network, pictures, cfg, 16, lambda state, loss: None, tell=tell)
-    assert told == [(0, 20), (0, 40), (0, 48), (1, 20), (1, 40), (1, 48)]
+    assert told == [(0, 20), (0, 34), (0, 48), (1, 20), (1, 34), (1, 48)]
 
 
 def test_states_are_saved_about_twenty_times() -> None:
