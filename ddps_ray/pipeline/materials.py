@@ -63,55 +63,55 @@ def try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell], stage: str) 
             raise UserError(f"teacher {called}: {wrong}")
     theirs = (cell for cell in todo if cell.protocol.teacher and cell.set.selector == FOREIGN)
     for cell in {(cell.teacher, cell.set.name): cell for cell in theirs}.values():
-        _try_labels(recipe, target, cell, stage)
+        say(f"{stage}: {_labels(recipe, target, cell)}")
 
 
-def _try_labels(recipe: Recipe, target: Run, cell: Cell, stage: str) -> None:
+def _labels(recipe: Recipe, target: Run, cell: Cell) -> str:
     """Says how much a teacher gets right of a foreign set's own images, by the set's labels, and doubts them."""
-    uri = measured_at(recipe, target, cell, own=True)
+    uri = measured_at(recipe, target, cell, own_images=True)
     if not storage.exists(uri):
-        _measure(recipe, target, cell, own=True)
+        _measure(recipe, target, cell, own_images=True)
     found = json.loads(storage.read_bytes(uri))
-    called, key = teachers.name(cell.teacher, recipe.all_teachers[cell.teacher]), f"evaluate.foreign.{cell.set.name}"
-    measured = f"teacher {called} gets {found['accuracy']:.1%} of its {found['images']} images right"
+    share = f"{found['accuracy']:.1%} of its {found['images']} images right"
+    measured = f"evaluate.foreign.{cell.set.name}: teacher {cell.called} gets {share}"
     doubt = teachers.doubt_of_labels(found["accuracy"], found["images"], len(cell.set.class_ids))
-    say(f"{stage}: warning: {key}: {measured}, {doubt}" if doubt else f"{stage}: {key}: {measured}")
+    return f"warning: {measured}, {doubt}" if doubt else measured
 
 
-def _measure(recipe: Recipe, target: Run, cell: Cell, own: bool = False) -> None:
-    arguments, name = {"recipe": recipe, "cell": cell, "own": own}, f"{'labels' if own else 'teacher'}-{cell.key}"
+def _measure(recipe: Recipe, target: Run, cell: Cell, own_images: bool = False) -> None:
+    arguments, kind = {"recipe": recipe, "cell": cell, "own_images": own_images}, "labels" if own_images else "teacher"
     try:
-        trainers.fit(measure_teacher, arguments, target, name, 1, recipe)
+        trainers.fit(measure_teacher, arguments, target, f"{kind}-{cell.key}", 1, recipe)
     except TrainingFailedError as error:
         raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
 
 
-def measure_teacher(recipe: Recipe, cell: Cell, own: bool = False) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it.
+def measure_teacher(recipe: Recipe, cell: Cell, own_images: bool = False) -> None:
+    """What a worker does: measures a teacher on some images, and writes it.
 
     Args:
         recipe: The recipe.
         cell: It has teacher and set.
-        own: The set's own images are measured instead, whole, by the set's labels.
+        own_images: On those of the set, whole, by the set's labels; else on the validation images of its classes.
     """
     target, on = Run(recipe.run_dir), device(recipe)
-    shown = load_set(recipe, target, cell.set).pictures if own else load_val(recipe, target, cell.set)
+    shown = load_set(recipe, target, cell.set).pictures if own_images else load_val(recipe, target, cell.set)
     fixed = load_teacher(recipe, target, cell).to(on)
     measured = training.accuracy(fixed, shown, on, in_bfloat16(recipe, on))
     about = {"accuracy": measured, "images": len(shown) - len(shown.bad)}
-    storage.write_json(measured_at(recipe, target, cell, own), about)
+    storage.write_json(measured_at(recipe, target, cell, own_images), about)
 
 
-def measured_at(recipe: Recipe, target: Run, cell: Cell, own: bool = False) -> str:
-    """URI of what `try_teachers` has measured of a cell's teacher: on validation images, or on the set's own."""
+def measured_at(recipe: Recipe, target: Run, cell: Cell, own_images: bool = False) -> str:
+    """URI of what `try_teachers` has measured of a cell's teacher; arguments as of `measure_teacher`."""
     settings = json.loads(cell.settings)
-    shown = cell.set.digest if own else settings["val_digest"]
+    shown = cell.set.digest if own_images else settings["val_digest"]
     key = storage.digest([settings["teacher"], recipe.evaluate.size, shown, cell.set.class_ids])
     return target.path(FOLDER, "teachers", f"{key}.json")
 
 
 def load_set(recipe: Recipe, target: Run, about: Trained) -> TrainingSet:
-    """Loads what a student is trained on.
+    """What a student is trained on.
 
     Raises:
         UserError: It has changed since it was looked at, or is damaged.

@@ -290,6 +290,43 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
     assert found["whole"] == ("whole", 12, 24, None)
 
 
+def test_an_own_set_that_has_changed_since_is_not_filed_under_its_old_digest(scenes: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
+    run = prepare(tmp_path, scenes, made)
+    (cell,) = cells.of(made)
+    assert len(materials.load_set(made, run, cell.set)) == 24
+    inputs.distilled(run, scenes, "chance", 12, SUBSET, 4, made)
+    with pytest.raises(UserError, match=r"distilled/chance/ipc=12 has changed since the evaluation began"):
+        materials.load_set(made, run, cell.set)
+
+
+def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
+    ray_session: None, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scenes / "train", tmp_path / "theirs")
+    (tmp_path / "theirs" / "gem" / "00000.png").unlink()
+    made = recipe(
+        tmp_path / "run", sets=["theirs"], seeds=[0], epochs=1, foreign={"theirs": {"path": str(tmp_path / "theirs")}}
+    )
+    run = prepare(tmp_path, scenes, made)
+    evaluate.run(made)
+    lines = capsys.readouterr().out.splitlines()
+    said = re.compile(
+        r"evaluate: warning: evaluate\.foreign\.theirs: teacher convnet2-w8 gets (.*)% of its 119 images right, which "
+        r"is near chance, of 10 classes\. Likely cause: its labels number the classes in another order .*"
+    )
+    (measured,) = filter(None, map(said.fullmatch, lines))
+    classes = data.class_ids(run, "train")
+    labels = {class_id: label for label, class_id in enumerate(classes)}
+    theirs = foreign.load("theirs", made.evaluate.foreign["theirs"], labels, {}, 16)
+    guide = teachers.load(made.teacher, run.path("teacher"), classes, 16)
+    right = training.accuracy(guide, theirs.pictures, CPU)
+    assert float(measured[1]) / 100 == pytest.approx(right, abs=1.1 / 119)
+    assert sum(line.startswith("evaluate: warning: evaluate.foreign.theirs: its classes differ") for line in lines) == 1
+    evaluate.run(made)
+    assert "of its 119 images right" not in capsys.readouterr().out
+
+
 def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Path, tmp_path: Path) -> None:
     others = ["ball", "dice"]
     made = recipe(tmp_path / "run", sets=["chance", "others"], whole=True, protocols=["hard"])
@@ -338,43 +375,6 @@ def test_a_teachers_file_that_has_changed_in_place_is_another_teacher(evaluated:
     weights.unlink()
     with pytest.raises(UserError, match=rf"^teachers\.file\.weights: there is no file {weights}; "):
         keys(described)
-
-
-def test_an_own_set_that_has_changed_since_is_not_filed_under_its_old_digest(scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
-    run = prepare(tmp_path, scenes, made)
-    (cell,) = cells.of(made)
-    assert len(materials.load_set(made, run, cell.set)) == 24
-    inputs.distilled(run, scenes, "chance", 12, SUBSET, 4, made)
-    with pytest.raises(UserError, match=r"distilled/chance/ipc=12 has changed since the evaluation began"):
-        materials.load_set(made, run, cell.set)
-
-
-def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
-    ray_session: None, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shutil.copytree(scenes / "train", tmp_path / "theirs")
-    (tmp_path / "theirs" / "gem" / "00000.png").unlink()
-    made = recipe(
-        tmp_path / "run", sets=["theirs"], seeds=[0], epochs=1, foreign={"theirs": {"path": str(tmp_path / "theirs")}}
-    )
-    run = prepare(tmp_path, scenes, made)
-    evaluate.run(made)
-    lines = capsys.readouterr().out.splitlines()
-    said = re.compile(
-        r"evaluate: warning: evaluate\.foreign\.theirs: teacher convnet2-w8 gets (.*)% of its 119 images right, which "
-        r"is near chance, of 10 classes\. Likely cause: its labels number the classes in another order .*"
-    )
-    (measured,) = filter(None, map(said.fullmatch, lines))
-    classes = data.class_ids(run, "train")
-    labels = {class_id: label for label, class_id in enumerate(classes)}
-    theirs = foreign.load("theirs", made.evaluate.foreign["theirs"], labels, {}, 16)
-    guide = teachers.load(made.teacher, run.path("teacher"), classes, 16)
-    right = training.accuracy(guide, theirs.pictures, CPU)
-    assert float(measured[1]) / 100 == pytest.approx(right, abs=1.1 / 119)
-    assert sum(line.startswith("evaluate: warning: evaluate.foreign.theirs: its classes differ") for line in lines) == 1
-    evaluate.run(made)
-    assert "of its 119 images right" not in capsys.readouterr().out
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:
