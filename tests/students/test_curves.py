@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ddps_ray.students.curves import Curves
 from ddps_ray.students.training import Point
-from tests.students.curves import read, scalars
+from tests.students.curves import read, reader, scalars
 
 POINTS = [Point(epoch, 1 / epoch, 0.001, 0.25 if epoch == 4 else None, 1e9 + epoch) for epoch in range(1, 8)]
 
@@ -22,7 +21,7 @@ def test_each_epoch_is_a_point_and_each_validation(tmp_path: Path) -> None:
     assert [value for _, value in made["loss"]] == pytest.approx([1, 0.5, 1 / 3, 0.25, 0.2, 1 / 6, 1 / 7])
     assert [value for _, value in made["learning_rate"]] == pytest.approx([0.001] * 7)
     assert made["accuracy"] == [(4, 0.25)]
-    (first, *_) = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    (first, *_) = reader(tmp_path).Reload().Scalars("loss")
     assert first.wall_time == 1e9 + 1
 
 
@@ -31,7 +30,7 @@ def test_a_training_that_goes_on_neither_loses_a_point_nor_doubles_one(tmp_path:
     for point in POINTS[:5]:
         killed.add(point)
     killed.keep()
-    watching = EventAccumulator(str(tmp_path))
+    watching = reader(tmp_path)
     assert [step for step, _ in read(watching)["loss"]] == [1, 2, 3, 4, 5]
     with Curves(str(tmp_path), POINTS[:3]) as curves:  # the state was that after the third epoch
         for point in POINTS[3:]:
