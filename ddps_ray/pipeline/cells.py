@@ -170,8 +170,10 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
     found = [*_own(recipe, run), *_foreign(recipe, run)]
     yield from found
     if recipe.evaluate.whole:
-        for class_ids in dict.fromkeys(trained.class_ids for trained in found):
-            yield _whole(recipe, run, class_ids)
+        counts = sets.images_by_class(run, recipe.data.train)
+        digest = run.require("index", "index")["fingerprint"]
+        for whole in sets.wholes(counts, (trained.class_ids for trained in found)):
+            yield Trained(WHOLE, WHOLE, whole.ipc, whole.class_ids, "", whole.images, False, digest, None)
 
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
@@ -191,14 +193,6 @@ def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, s
     """The label of each class id of the training split, and the WordNet ids that are known."""
     rows = manifest.classes(run, recipe.data.train)
     return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), manifest.wnids(run)
-
-
-def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
-    """All training images of some classes."""
-    counts = sets.images_by_class(run, recipe.data.train)
-    images = sum(counts[class_id] for class_id in class_ids)
-    digest = run.require("index", "index")["fingerprint"]
-    return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 
 def _own(recipe: Recipe, run: Run) -> Iterator[Trained]:

@@ -226,6 +226,11 @@ def validation_fit(size: int) -> Centre:
     return Centre(max(size, size // 7 * 8), size)
 
 
+def training_fit(size: int) -> Centre:
+    """A teacher's view of a training image: shorter edge to `size`, then its middle, so a long image loses its ends."""
+    return Centre(size, size)
+
+
 @dataclass(frozen=True)
 class Distilled:
     """A distilled set.
@@ -289,12 +294,12 @@ def load_validation(run: Run, split: str, class_ids: Sequence[str], size: int) -
 
 
 def load_training(run: Run, split: str, class_ids: Sequence[str], size: int) -> Pictures:
-    """Loads a teacher's training images: shorter edge to `size`, centre square, so a long image loses its ends.
+    """Loads the training images of some classes, as `training_fit` has them.
 
     Raises:
         UserError: The split has no image of these classes.
     """
-    return _kept(_rows(run, split, class_ids), class_ids, Centre(size, size), size, limit=MEMORY_LIMIT)
+    return _kept(_rows(run, split, class_ids), class_ids, training_fit(size), size, limit=MEMORY_LIMIT)
 
 
 def _kept(
