@@ -1,5 +1,7 @@
 """`ddps plan` says what an evaluation takes before it starts, and refuses what fits nowhere."""
 
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,15 @@ def _index(folder: Path, classes: int, train: int, val: int) -> Run:
     return run
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the usual size on a disk of a terabyte."""
+    monkeypatch.setenv("DDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DDPS_CACHE_GB", raising=False)
+    usage = shutil.disk_usage(tmp_path)._replace(total=10**12, free=10**12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+
+
 def _recipe(run: Run, *settings: str) -> Recipe:
     return load(IMAGENET, [f"run_dir={run.uri}", f"data.root={run.uri}", "evaluate.ipc=[50]", *settings])
 
@@ -61,6 +72,12 @@ def _table(rows: Sequence[str]) -> dict[str, list[str]]:
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """1,000 classes with one training image and 50 validation images each."""
     return _index(tmp_path_factory.mktemp("imagenet"), classes=1000, train=1, val=50)
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """1,000 classes with 60 training images each."""
+    return _index(tmp_path_factory.mktemp("sixty"), classes=1000, train=60, val=1)
 
 
 def test_the_shipped_recipe_at_ipc_50(imagenet: Run) -> None:
@@ -141,8 +158,68 @@ def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None
 def test_foreign_sets_and_the_whole_split(imagenet: Run) -> None:
     settings = ["evaluate.foreign={d4m: {path: /nowhere}}", "evaluate.whole=true", "evaluate.sets=[ddps, d4m]"]
     said, _ = _said(_recipe(imagenet, *settings, "evaluate.students=[{arch: resnet18}]"), imagenet)
-    assert said["not in it"] == "foreign sets, whose images are counted when they are read: d4m"
+    assert (
+        said["not in it"]
+        == "foreign sets, whose images are counted when they are read: d4m, nor whole for classes that they alone have"
+    )
     assert said["read"].endswith("then 51,000 images of 2 sets; once a node")
+
+
+def test_the_whole_split_is_that_of_the_classes_of_each_set(sixty: Run) -> None:
+    some, others = ([f"n{label:08d}" for label in range(first, first + 10)] for first in (0, 10))
+    own = f"a: {{ipc: [10], classes: [{', '.join(some)}]}}, b: {{ipc: [10], classes: [{', '.join(others)}]}}"
+    own += f", c: {{ipc: [10], classes: [{', '.join(some)}], selector: random}}"
+    settings = [f"distill.sets={{{own}}}"]
+    settings += [
+        "evaluate.ipc=[10]",
+        "evaluate.whole=true",
+        "evaluate.students=[{arch: resnet18}]",
+        "evaluate.sets=null",
+    ]
+    said = list(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    # Three sets of 100 images in batches of 50; 600 images in batches of 100, for two choices of classes; five seeds.
+    assert said[0][1] == "25 students to train and test; protocol rded; teacher resnet18"
+    assert [row.split()[1:5] for name, row in said[2:4] if not name] == [
+        ["100", "50", "600", "15"],
+        ["600", "100", "1,800", "10"],
+    ]
+    assert dict(said)["read"].endswith("then 1,500 images of 5 sets; once a node")
+
+
+def test_a_split_that_the_cache_cannot_hold_is_decoded_in_every_epoch(
+    sixty: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPS_CACHE_GB", "1")
+    settings = ("evaluate.whole=true", "evaluate.students=[{arch: resnet18}]", "evaluate.sets=[ddps]")
+    said = dict(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    # 3 × 224² bytes each of 60,000 images, and of 50,000: these may take half of the memory, those 2 GiB.
+    assert re.fullmatch(
+        r"9\.03 GB of whole, decoded, of 1000 classes: \S+: more than DDPS_CACHE_GB, which is 1: "
+        "each worker decodes 60,000 images in every epoch",
+        said["not held"],
+    )
+    assert re.fullmatch(
+        r"7\.53 GB of ddps ipc=50, decoded, of 1000 classes: \S+: more than \S+, which is 1: each process holds them",
+        said["in memory"],
+    )
+    assert said["read"].endswith("then 50,000 images of 1 sets; once a node if held there")
+    assert said["held"] == "151 MB of validation and 0 B of sets, decoded, on the disk of each node"
+    rates = re.fullmatch(
+        r"for the hours above each GPU needs, in images/s, (\S+) on L4 \(22 GiB\), (\S+) on A100 \(39\.4 GiB\), "
+        r"(\S+) on A100 \(79\.1 GiB\), (\S+) on H100 \(79\.1 GiB\); a core decodes about (\S+), measured here",
+        said["decoding"],
+    )
+    assert rates is not None
+    l4, *_, h100, core = (float(rate.replace(",", "")) for rate in rates.groups())
+    whole = [row for row in lines(_recipe(sixty, *settings), sixty, 8, 0.35) if "60,000" in row[1] and not row[0]]
+    hours = float(whole[0][1].split(" GiB")[1].split(" h")[0])
+    assert l4 == pytest.approx(60_000 * 300 / 3600 / hours, rel=0.02)
+    assert h100 > l4
+    assert core > 0
+    monkeypatch.setenv("DDPS_CACHE_GB", "10")
+    said = dict(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    assert said["held"] == "151 MB of validation and 16.6 GB of sets, decoded, on the disk of each node"
+    assert not {"not held", "in memory", "decoding"} & set(said)
 
 
 def test_nothing_is_said_where_nothing_is_tested(imagenet: Run) -> None:

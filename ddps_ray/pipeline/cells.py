@@ -220,8 +220,10 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
         raise sets.nothing(recipe)
     yield from found
     if recipe.evaluate.whole:
-        for class_ids in dict.fromkeys(trained.class_ids for trained in found):
-            yield _whole(recipe, run, class_ids)
+        counts = sets.images_by_class(run, recipe.data.train)
+        for whole in sets.wholes(counts, (trained.class_ids for trained in found)):
+            digest = manifest.images_digest(run, recipe.data.train, whole.class_ids)
+            yield Trained(WHOLE, WHOLE, whole.ipc, whole.class_ids, "", whole.images, False, digest, None)
 
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
@@ -229,14 +231,6 @@ def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
         about = recipe.evaluate.foreign[name]
         known = (facts.class_ids, about.path, facts.images, about.mosaic, foreign.identity(about, facts.digest))
         yield Trained(name, FOREIGN, facts.ipc, *known, facts.size, facts.soft, facts.notes)
-
-
-def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
-    """All training images of some classes."""
-    counts = sets.images_by_class(run, recipe.data.train)
-    images = sum(counts[class_id] for class_id in class_ids)
-    digest = manifest.images_digest(run, recipe.data.train, class_ids)
-    return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 
 def _own(recipe: Recipe, run: Run) -> Iterator[Trained]:

@@ -230,6 +230,11 @@ def validation_fit(size: int) -> Centre:
     return Centre(max(size, size // 7 * 8), size)
 
 
+def training_fit(size: int) -> Centre:
+    """A teacher's view of a training image: shorter edge to `size`, then its middle, so a long image loses its ends."""
+    return Centre(size, size)
+
+
 def class_ids(run: Run, split: str) -> list[str]:
     """Sorted class ids of a split; errors as in `manifest.dataset`."""
     found = manifest.dataset(run).to_table(columns=["class_id"], filter=ds.field("split") == split)
@@ -246,12 +251,12 @@ def load_validation(run: Run, split: str, class_ids: Sequence[str], size: int) -
 
 
 def load_training(run: Run, split: str, class_ids: Sequence[str], size: int) -> Pictures:
-    """Loads a teacher's training images: shorter edge to `size`, centre square, so a long image loses its ends.
+    """Loads the training images of some classes, as `training_fit` has them.
 
     Raises:
         UserError: The split has no image of these classes.
     """
-    return kept(_rows(run, split, class_ids), class_ids, Centre(size, size), size, limit=MEMORY_LIMIT)
+    return kept(_rows(run, split, class_ids), class_ids, training_fit(size), size, limit=MEMORY_LIMIT)
 
 
 def kept(

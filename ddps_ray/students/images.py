@@ -148,6 +148,21 @@ def load(
     return Images(pixels_NHWC, _decode(uris, fit, pixels_NHWC))
 
 
+def refusal(needed: int) -> str | None:
+    """Why the cache would take no entry of so many bytes, on this machine and if all others went; None if it would."""
+    folder = _folder()
+    try:
+        _check_limit(folder, needed)
+        with _on_the_disk(folder):
+            there = next(each for each in (folder, *folder.parents) if each.exists())
+            others = sum(map(_size, folder.iterdir())) if there == folder else 0
+            if needed > _free_disk(there) + others:
+                raise _NoRoom(f"{folder}: {_FULL}")
+    except _NoRoom as reason:
+        return str(reason)
+    return None
+
+
 def threads() -> int:
     """Threads that decode on this machine: one for each CPU of this process, a few more where stores are slow."""
     return min(32, max(8, len(os.sched_getaffinity(0))))

@@ -402,6 +402,23 @@ def test_a_disk_that_refuses_the_file_costs_no_process(files: list[str], tmp_pat
     assert found == {"digest": digest(range(20)), "bad": {}, "kind": "memmap"}
 
 
+def test_what_the_cache_would_refuse_is_known_before(
+    files: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert images.refusal(1000) is None
+    assert not cache.exists(), "to ask makes no folder"
+    monkeypatch.setenv("DDPS_CACHE_GB", "1")
+    assert images.refusal(10**9) is None
+    assert images.refusal(10**9 + 1) == f"{cache}: more than DDPS_CACHE_GB, which is 1"
+    monkeypatch.setenv("DDPS_CACHE_GB", "1000000000")
+    assert images.refusal(10**17) == f"{cache}: less than 5 % of the disk would be left"
+    load(files)
+    usage = shutil.disk_usage(cache)._replace(total=ENTRY, free=ENTRY // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert images.refusal(ENTRY) is None, "what is there can go"
+    assert images.refusal(2 * ENTRY) is not None
+
+
 def test_without_room_anywhere_the_user_is_told_of_the_bytes(files: list[str]) -> None:
     side = 1_000_000
     with pytest.raises(UserError) as told:
