@@ -5,6 +5,7 @@ shared out among trainings of Ray Train that need not know of each other; a file
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -64,7 +65,9 @@ def run(recipe: Recipe) -> None:
     if left:
         cluster.connect(recipe)
         materials.try_teachers(recipe, target, list(left.values()), STAGE)
-        _write_all(recipe, target, left)
+        _write_missing(recipe, left)
+        for each, cell in left.items():
+            each.finish(_depends_on(recipe, cell, each.kept) | {"set": cell.set.name, "ipc": cell.set.ipc})
     stored = sum(each.bytes() or 0 for each in found)
     say(f"relabel: {len(found)} label sets, {si(stored)}B → {target.path(labels.FOLDER)}")
 
@@ -146,13 +149,17 @@ def _depends_on(recipe: Recipe, cell: Cell, kept: labels.Kept) -> dict[str, Any]
     }
 
 
-def _write_all(recipe: Recipe, target: Run, left: dict[LabelSet, Cell]) -> None:
-    work = [(each, number) for each in left for number in each.missing()]
-    together = max(1, min(trainers.slots(1, recipe), len(work)))
+def _write_missing(recipe: Recipe, left: dict[LabelSet, Cell]) -> None:
+    missing = {each: each.missing() for each in left}
+    work = [(each, number) for each, numbers in missing.items() for number in numbers]
+    if not work:
+        return
+    images = sum(each.rows * len(numbers) / each.files for each, numbers in missing.items())
+    together = min(trainers.slots(1, recipe), len(work), math.ceil(images / labels.ROWS))  # to start one takes seconds
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
     starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Writers).remote()
     tally.forget(LABELLED)
-    ticker, images = Ticker(_QUIET_SECONDS), sum(each.rows * len(each.missing()) / each.files for each in left)
+    ticker = Ticker(_QUIET_SECONDS)
     pending = [
         starter.write.remote(recipe, portions, f"{STAGE}-{number}", together)
         for number, portions in enumerate(_shared_out(work, left, together))
@@ -163,8 +170,6 @@ def _write_all(recipe: Recipe, target: Run, left: dict[LabelSet, Cell]) -> None:
             raise UserError(wrong[0])
         if ticker.due():
             say(f"relabel: {min(tally.total(LABELLED)[0] / images, 1.0):.0%} of the work")
-    for each, cell in left.items():
-        each.finish(_depends_on(recipe, cell, each.kept) | {"set": cell.set.name, "ipc": cell.set.ipc})
 
 
 def _shared_out(

@@ -33,7 +33,7 @@ DESCRIPTION_FILE = "labels.json"
 VIEWS = ("epochs", "batch", "cutmix", "crop_scale", "shuffle", "colour")
 """Settings of a protocol that decide what networks see."""
 
-_ROWS, _BYTES = 1 << 14, 1 << 25
+ROWS, _BYTES = 1 << 14, 1 << 25
 """Most images, and bytes, in a file, which is what a kill costs, and what a training holds in memory."""
 _PART = 256
 _AS_THEY_ARE = "logits.list.element"
@@ -157,9 +157,14 @@ class LabelSet:
         return storage.join(self.uri, _name(number))
 
     def missing(self) -> list[int]:
-        """Numbers of the files that are not there."""
-        there = self._there()
-        return [number for number in range(self.files) if _name(number) not in there]
+        """Numbers of the files that are not there, or not of the size that they had when all were."""
+        there, sizes = self._there(), self._recorded()
+        names = map(_name, range(self.files))
+        return [
+            number
+            for number, name in enumerate(names)
+            if name not in there or there[name] != sizes.get(name, there[name])
+        ]
 
     def finish(self, about: dict[str, Any]) -> None:
         """Writes what they are, with the bytes of each file, now that all are there."""
@@ -170,15 +175,19 @@ class LabelSet:
 
     def bytes(self) -> int | None:
         """Bytes of their files; None where they are not whole."""
+        sizes = self._recorded()
+        whole = len(sizes) == self.files and not self.missing()
+        return sum(sizes.values()) if whole else None
+
+    def _recorded(self) -> dict[str, int]:
+        """The bytes of each file as they were when all were there; empty if that was never so."""
         uri = storage.join(self.uri, DESCRIPTION_FILE)
         if not storage.exists(uri):
-            return None
+            return {}
         try:
-            described = json.loads(storage.read_bytes(uri))
-            whole = described["files"].items() <= self._there().items() and len(described["files"]) == self.files
-            return int(described["bytes"]) if whole else None
-        except (ValueError, KeyError, AttributeError):
-            return None
+            return {str(name): int(size) for name, size in json.loads(storage.read_bytes(uri))["files"].items()}
+        except (ValueError, KeyError, AttributeError, TypeError):
+            return {}
 
     def planned(self) -> int:
         """Bytes that their files will have."""
@@ -193,7 +202,7 @@ class LabelSet:
 
 def steps_per_file(batch: int, kept: Kept) -> int:
     """Batches in a file."""
-    return max(1, min(_ROWS, _BYTES // kept.row_bytes) // batch)
+    return max(1, min(ROWS, _BYTES // kept.row_bytes) // batch)
 
 
 @torch.no_grad()

@@ -126,8 +126,9 @@ def test_a_second_run_makes_only_what_is_missing(
     before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files(made)}
     lost = files(made)[1]
     lost.unlink()
+    files(made)[0].with_name(labels.DESCRIPTION_FILE).unlink()
     shutil.rmtree(tmp_path / "run" / "evaluation", ignore_errors=True)
-    with pytest.raises(UserError, match="1 of 3 label sets are not in"):
+    with pytest.raises(UserError, match="2 of 3 label sets are not in"):
         evaluate.run(made)
     relabel.run(made)
     after = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in files(made)}

@@ -197,7 +197,7 @@ def test_a_row_says_what_the_image_went_through(tmp_path: Path) -> None:
 
 
 def test_a_training_that_goes_on_finds_its_place_in_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labels, "_ROWS", 40)
+    monkeypatch.setattr(labels, "ROWS", 40)
     made, training_set, guide = protocol(6), noise_set(24, 10), teacher(10)
     wanted = stored(label_set(tmp_path, 24, made, Kept(10)), training_set, guide)
     assert [len(pq.read_table(file)) for file in files(wanted)] == [40, 40, 40, 24], "five batches of eight each"
@@ -212,7 +212,7 @@ def test_a_training_that_goes_on_finds_its_place_in_any_file(tmp_path: Path, mon
 def test_only_the_files_that_are_missing_are_made_and_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels, "_ROWS", 16)
+    monkeypatch.setattr(labels, "ROWS", 16)
     made, training_set, guide = protocol(3), noise_set(24, 10), teacher(10)
     wanted = stored(label_set(tmp_path, 24, made, Kept(10)), training_set, guide)
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in files(wanted)}
@@ -262,7 +262,7 @@ def test_a_file_that_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     wanted = stored(label_set(tmp_path, 24, made, Kept(10)), training_set, teacher(10))
     (file,) = files(wanted)
     file.write_bytes(file.read_bytes()[:-100])
-    assert wanted.bytes() is None
+    assert (wanted.bytes(), wanted.missing()) == (None, [0])
     with pytest.raises(UserError, match=r"000000\.parquet is damaged \(.*`ddps relabel` makes them again"):
         losses(training_set, made, None, Stored(wanted))
     file.unlink()
