@@ -120,8 +120,8 @@ def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
 def test_students_that_share_a_gpu_have_a_part_of_its_memory_and_of_its_speed(imagenet: Run) -> None:
     long = ["evaluate.students=[{arch: resnet18}]", "evaluate.epochs=3000", "evaluate.together=null"]
     alone, quarter = (_said(_recipe(imagenet, *long, *settings), imagenet) for settings in ([], ["evaluate.gpus=0.25"]))
-    assert alone[0]["hours"].startswith("of one GPU for one student in bfloat16: ")
-    assert quarter[0]["hours"].startswith("of one GPU that 4 share, each at 1/4 of its speed, for one student in ")
+    assert alone[0]["hours"].startswith("for one student on one GPU in bfloat16: ")
+    assert quarter[0]["hours"].startswith("for one student on one GPU that 4 share, each at 1/4 of its speed, in ")
     # 4.7 GiB, of a quarter of 22 GiB at least
     assert [cell.split(", ")[1] for cell in quarter[1]["resnet18"][2:]] == ["fits"] * 4
     for once, shared in zip(alone[1]["resnet18"][2:], quarter[1]["resnet18"][2:], strict=True):

@@ -196,7 +196,7 @@ def test_stored_labels_count_into_the_size(tmp_path: Path) -> None:
         ["ddps", "10", "100", "2.0 MB", "–", "2.0 MB"],
         ["", "− random", "", "", "", ""],
     ]
-    assert grid_lines(with_labels)[4] == ["ddps", "1", "10", "150.0 kB", "40.0 MB", "40.1 MB", "32.0 ± 2.0 (3)"]
+    assert grid_lines(with_labels)[4] == ["ddps", "1", "10", "150.0 kB", "40.0 MB", "40.1 MB", "32.0 ± 2.0"]
     assert grid_lines(without)[0] == ["Set", "IPC", "Images", "Size", "convnet3"]
     lines = list(csv.DictReader(io.StringIO(made(tmp_path, form="csv"))))
     assert {(line["ipc"], line["bytes"], line["label_bytes"], line["total_bytes"]) for line in lines} >= {

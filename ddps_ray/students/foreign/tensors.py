@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -303,16 +302,17 @@ def _from_torch(uri: str, data: bytes) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not any(said in str(error) for said in _NO_PICKLE):
-            raise UserError(
-                f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself "
-                f"and convert it with {_CONVERT}"
-            ) from error
-        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or ': it is damaged, or another format'}") from error
     except Exception as error:  # what a damaged file makes the unpickler raise is of any kind
-        reason = "it is a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
-        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or f': {reason}'}") from error
+        if type(error).__name__ != "UnpicklingError":
+            reason = "it is a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
+            raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or f': {reason}'}") from error
+        if any(said in str(error) for said in _NO_PICKLE):
+            hint = containers.hint(uri) or ": it is damaged, or another format"
+            raise UserError(f"{uri} {_NOT_TORCH}{hint}") from error
+        raise UserError(
+            f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself "
+            f"and convert it with {_CONVERT}"
+        ) from error
 
 
 def _described(held: Any) -> str:
