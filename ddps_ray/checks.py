@@ -12,7 +12,6 @@ from ddps_ray.report import localisation
 from ddps_ray.selection import sets
 from ddps_ray.storage import Run
 from ddps_ray.students import networks, teachers
-from ddps_ray.students.foreign import Facts
 
 
 def check(recipe: Recipe, fetch: bool = True) -> list[str]:
@@ -43,9 +42,11 @@ def check(recipe: Recipe, fetch: bool = True) -> list[str]:
     evaluated = own | {name: list(facts.class_ids) for name, facts in theirs.items()}
     if not evaluated:
         raise sets.nothing(recipe)
+    foreign_sets.check_protocols(recipe, any(facts.soft for facts in theirs.values()))
     _networks(recipe, run, evaluated, fetch)
     doubts = [note for facts in theirs.values() for note in facts.notes]
-    return [*doubts, *_untested(recipe, run, own, theirs)]
+    foreign_sets.check_tested(recipe, run, {name: facts.class_ids for name, facts in theirs.items()})
+    return [*doubts, *_untested(recipe, run, own)]
 
 
 def _model(recipe: Recipe, run: Run) -> None:
@@ -94,14 +95,8 @@ def _teacher(recipe: Recipe, run: Run, cfg: Teacher, evaluated: dict[str, list[s
         teachers.load(cfg, "", next(iter(evaluated.values())), size, wnids)
 
 
-def _untested(recipe: Recipe, run: Run, own: dict[str, list[str]], theirs: dict[str, Facts]) -> Iterator[str]:
+def _untested(recipe: Recipe, run: Run, own: dict[str, list[str]]) -> Iterator[str]:
     tested = set(sets.images_by_class(run, str(recipe.data.val)))
-    for name, facts in theirs.items():
-        if lacking := [class_id for class_id in facts.class_ids if class_id not in tested]:
-            raise UserError(
-                f"evaluate.foreign.{name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
-                f"{len(facts.class_ids)} classes, {lacking[0]!r} is one"
-            )
     for name, class_ids in own.items():
         if lacking := [class_id for class_id in class_ids if class_id not in tested]:
             what = f"split {recipe.data.val!r} has no image of {len(lacking)} of the {len(class_ids)} classes"

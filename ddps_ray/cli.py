@@ -35,6 +35,13 @@ class Command:
     settings: Mapping[str, str] = field(default_factory=dict)
 
 
+def positive_number(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 _RETRY: Option = ("--retry-failed", {"action": "store_true", "help": "try the images in quarantine again, too"})
 _REFRESH: Option = ("--refresh", {"action": "store_true", "help": "list a data set that has grown again"})
 _OUT: Option = ("--out", {"required": True, "metavar": "DIR", "help": "folder or URI to make"})
@@ -71,13 +78,61 @@ COMMANDS = {
     ),
     "distill": Command("ddps_ray.pipeline.distill", "cluster and rank the patches, and write the distilled sets"),
     "teacher": Command("ddps_ray.pipeline.teacher", "train the teacher, where teacher.weights is `trained`"),
+    "relabel": Command("ddps_ray.pipeline.relabel", "store the soft labels that evaluate.labels asks for"),
     "evaluate": Command("ddps_ray.pipeline.evaluate", "train students on the distilled sets, and test them"),
     "report": Command("ddps_ray.report.page", "put figures and tables into one HTML page"),
 }
 """Each command that takes a recipe: `run`, then the stages in their order."""
 
-BENCHES = {"bookkeeping": "ddps_ray.bench.bookkeeping"}
-"""Module of each measurement that `ddps bench` makes."""
+BENCHES = {
+    "bookkeeping": Command(
+        "ddps_ray.bench.bookkeeping",
+        "what a data set of ImageNet's size costs besides the diffusion model",
+        (
+            (
+                "--images",
+                {
+                    "type": positive_number,
+                    "default": 1_281_167,
+                    "metavar": "N",
+                    "help": "size of the data set (%(default)s)",
+                },
+            ),
+        ),
+    ),
+    "training": Command(
+        "ddps_ray.bench.training",
+        "steps a second of a student's training beside a plain loop, and what decoded images save",
+        (
+            (
+                "--students",
+                {
+                    "nargs": "+",
+                    "metavar": "ARCH@PIXELS",
+                    "help": "by default convnet4@64, resnet18@224, and on a GPU resnet101@224",
+                },
+            ),
+            (
+                "--rounds",
+                {"type": positive_number, "default": 10, "metavar": "N", "help": "turns of each loop (%(default)s)"},
+            ),
+            (
+                "--steps",
+                {"type": positive_number, "default": 2, "metavar": "N", "help": "steps in a turn (%(default)s)"},
+            ),
+            (
+                "--images",
+                {
+                    "type": positive_number,
+                    "default": 5000,
+                    "metavar": "N",
+                    "help": "images that are decoded (%(default)s)",
+                },
+            ),
+        ),
+    ),
+}
+"""Each measurement that `ddps bench` makes; `run` also gets the folder."""
 
 INSPECTIONS = {
     "status": Command("ddps_ray.inspection.status", "say how far a run is, from its files alone"),
@@ -118,7 +173,7 @@ TABLE = Command(
 """The command that takes one or several run directories."""
 
 _QUICKSTART = "try a whole run on a small drawn data set, without a download"
-_BENCH = "measure what a data set of ImageNet's size costs besides the diffusion model"
+_BENCH = "measure on this machine what the work costs"
 _EXAMPLES = """\
 examples:
   ddps quickstart
@@ -186,15 +241,15 @@ def _do(args: argparse.Namespace, places: list[str]) -> int:
         places.append(args.out)
         stay_on_loopback(None)
         say(f"bench: starting ddps {__version__} in {args.out}")
-        import_module(BENCHES[args.bench]).run(args.out, args.images)
+        bench = BENCHES[args.bench]
+        import_module(bench.module).run(args.out, **_options(args, bench))
         return 0
     command = COMMANDS[args.command]
     recipe = import_module("ddps_ray.config").load(args.config, args.set)
     places += [recipe.run_dir, *([args.out] if "out" in args else [])]
     stay_on_loopback(recipe.address)
     say(f"{args.command}: starting ddps {__version__} in {recipe.run_dir}")
-    options = {_name(flag): getattr(args, _name(flag)) for flag, _ in command.options}
-    import_module(command.module).run(recipe, **options)
+    import_module(command.module).run(recipe, **_options(args, command))
     return 0
 
 
@@ -232,9 +287,12 @@ def _parser() -> argparse.ArgumentParser:
         for flag, said in command.options:
             words.add_argument(flag, **said)
     bench = commands.add_parser("bench", help=_BENCH, description=_BENCH)
-    bench.add_argument("bench", choices=BENCHES)
-    bench.add_argument("--out", default="bench", metavar="DIR", help="folder to make and to delete (%(default)s)")
-    bench.add_argument("--images", type=int, default=1_281_167, metavar="N", help="size of the data set (%(default)s)")
+    measurements = bench.add_subparsers(dest="bench", required=True, metavar="WHAT", title="measurements")
+    for name, command in BENCHES.items():
+        words = measurements.add_parser(name, help=command.purpose, description=command.purpose)
+        words.add_argument("--out", default="bench", metavar="DIR", help="folder to make and to delete (%(default)s)")
+        for flag, said in command.options:
+            words.add_argument(flag, **said)
     for name, command in INSPECTIONS.items():
         words = commands.add_parser(name, help=command.purpose, description=command.purpose)
         words.add_argument("run_dir", metavar="RUN", help="folder or URI of the run")
@@ -243,6 +301,11 @@ def _parser() -> argparse.ArgumentParser:
     for flag, said in TABLE.options:
         table.add_argument(flag, **said)
     return parser
+
+
+def _options(args: argparse.Namespace, command: Command) -> dict[str, Any]:
+    """Values of a command's own flags, by name."""
+    return {_name(flag): getattr(args, _name(flag)) for flag, _ in command.options}
 
 
 def _name(flag: str) -> str:

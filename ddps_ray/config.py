@@ -25,6 +25,8 @@ _SECRET = re.compile(r"(\w+)://[^/?@]*:(?!\d*(/|\?|$))")
 PUBLISHED_OR_TRAINED = ("published", "trained")
 """What `teacher.weights` may be besides a file."""
 
+_LEAST_OF_A_GPU = 0.01
+
 _JOB_FOLDER = "working_dir_files"
 """Where Ray puts a copy of a submitted job's folder, and starts the job."""
 
@@ -108,8 +110,38 @@ Float = Annotated[float, BeforeValidator(_number)]
 PositiveFloat = Annotated[Float, Field(gt=0)]
 Fraction = Annotated[Float, Field(ge=0, le=1)]
 
-Scale = tuple[Fraction, Fraction]
-"""Least and most, as shares of one."""
+
+def _part_of_a_gpu(share: float) -> float:
+    if not _LEAST_OF_A_GPU <= share <= 1:
+        several = "; several GPUs are `workers`, one for each" if share > 1 else ""
+        raise ValueError(f"{share:g} is no share of one GPU, from {_LEAST_OF_A_GPU} to 1{several}")
+    return share
+
+
+GpuShare = Annotated[Float, AfterValidator(_part_of_a_gpu)]
+"""Which part of one GPU a training takes."""
+
+Decay = Annotated[Float, Field(ge=0, lt=1)]
+"""Of a running mean: at 1 it would stay what it was."""
+
+
+def _ascending(scale: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < scale[0] <= scale[1]:
+        raise ValueError("must be two shares with 0 < least <= most")
+    return scale
+
+
+Scale = Annotated[tuple[Fraction, Fraction], AfterValidator(_ascending)]
+"""Least and most, as shares of one; neither is 0."""
+
+
+def _check_share(gpus: float, workers: int) -> None:
+    if gpus < 1 and workers > 1:
+        raise ValueError(
+            f"gpus ({gpus:g}) below 1 is for a training of one worker, not of {workers}, of which no two can talk "
+            "to each other on one GPU"
+        )
+
 
 Item = TypeVar("Item")
 Several = Annotated[tuple[Item, ...], Field(min_length=1)]
@@ -352,9 +384,12 @@ class Teacher(Section):
     """Seed of its initial weights and batches."""
     workers: PositiveInt = 1
     """Ray Train workers."""
+    gpus: GpuShare = 1.0
+    """Share of a GPU that its training takes, if that is of one worker; another job may take the rest."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        _check_share(self.gpus, self.workers)
         for key in ("class_order", "mean", "std"):
             if self.weights in PUBLISHED_OR_TRAINED and getattr(self, key) is not None:
                 raise ValueError(f"{key} is for a file of weights; published and trained ones know theirs")
@@ -390,6 +425,16 @@ class ForeignSet(Section):
     """Of tensors: whether the labels are soft ones, and of which kind; the protocol `given` learns from them."""
 
 
+class Labels(Section):
+    """Soft labels that `ddps relabel` stores, so that students are trained without the teacher."""
+
+    logits: Literal["float16"] = "float16"
+    """How a teacher's logits are stored."""
+    top: PositiveInt | None = None
+    """Logits kept of each image, the highest, with their classes: the others share one logit, at which the kept classes
+    have the probabilities that the teacher gives them. null keeps all."""
+
+
 class Evaluate(Section):
     """Training of students on distilled sets, in a grid of sets, teachers, students, protocols and seeds."""
 
@@ -421,23 +466,30 @@ class Evaluate(Section):
     """Mix every batch with CutMix, λ ~ Beta(1, 1)."""
     crop_scale: Scale | None = None
     """Area of the random crops, least and most, as a share of the image."""
-    ema: Fraction | None = None
+    ema: Decay | None = None
     """Decay of a running mean of the weights, which is what is tested; 0 for none."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of teacher and student; losses are float32 always. `auto` takes bfloat16 on a GPU that has it."""
+    labels: Labels | None = None
+    """`{logits: float16}` or `{top: 10}`: students learn from the labels that `ddps relabel` has stored; null asks the
+    teacher as they learn."""
     checkpoint_minutes: PositiveFloat = 10.0
     """Time between the states from which a training goes on."""
     workers: PositiveInt = 1
     """Ray Train workers a student."""
+    gpus: GpuShare = 1.0
+    """Share of a GPU that a student of one worker takes: with 0.25, four small ones share one, each with a quarter of
+    its memory at most. Without GPUs it changes nothing."""
+    tensorboard: bool = True
+    """Whether a training writes its loss, learning rate and accuracy to `tensorboard/`, for TensorBoard."""
     together: PositiveInt | None = None
     """Students trained at the same time; by default as many as the cluster has room for when the stage begins."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
+        _check_share(self.gpus, self.workers)
         for name in self.foreign:
             check_name(name)
-        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1]:
-            raise ValueError("crop_scale must be two shares with 0 < least <= most")
         return self
 
 

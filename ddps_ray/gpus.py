@@ -1,4 +1,4 @@
-"""GPU types: how fast they compute, and what their memory holds."""
+"""GPU types: how fast they compute, and what their memory holds; and how many trainings share one."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,11 @@ PEAKS = {
 }
 """Peak TFLOP/s of GPU types as published: 16-bit on tensor cores, dense; and float32 without tensor cores: no TF32,
 which `evaluate.precision: float32` switches off."""
+
+
+def sharing(share: float) -> int:
+    """How many trainings that take such a share of a GPU each, 0 to 1, go on one."""
+    return int(1 / share)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ images, where there is a GPU, where the model is so small that it takes no time,
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 
-from ddps_ray import checks, imaging, manifest, planning_evaluation, shards
+from ddps_ray import checks, imaging, manifest, planning_evaluation, planning_labels, shards
 from ddps_ray.config import Recipe, Score
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
@@ -147,7 +148,8 @@ def run(
         say(line)
     for doubt in [*warnings, *checks.check(recipe, fetch=False)]:
         say(_row("warning", doubt))
-    for name, text in planning_evaluation.lines(recipe, this, gpus, utilisation):
+    evaluation = planning_evaluation.lines(recipe, this, gpus, utilisation)
+    for name, text in chain(evaluation, planning_labels.lines(recipe, this, utilisation)):
         say(_row(name, text))
     if tried and loaded:
         _try(recipe, loaded)

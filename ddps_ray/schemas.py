@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow import fs
 
+_BYTE = 256
+
 LAYOUT = 2
 """Version of what a run directory holds, in its record; a column that has come since the first is marked so.
 
@@ -85,6 +87,7 @@ EVALUATION = pa.schema(
         _added("set_bytes", pa.int64(), layout=2),  # of the set's image files
         _added("parts", pa.int32(), layout=2),  # into which each worker's share of a batch was cut, for want of memory
         _added("dtype", pa.string(), layout=2),  # of the networks' computation, e.g. bfloat16
+        _added("label_bytes", pa.int64(), layout=2),  # of the soft labels stored ahead for it; null without
     ]
 )
 
@@ -148,6 +151,46 @@ def scores(dift_size: int) -> pa.Schema:
             pa.field("terms", pa.list_(pa.float16())),  # N maps, one after the other, if score.store_terms
             pa.field("dift", pa.list_(pa.float16(), dift_size)),  # spatial mean of the patch's diffusion feature
             pa.field("error", pa.string()),  # reason why there is no score
+        ]
+    )
+
+
+def labels(classes: int, top: int | None) -> pa.Schema:
+    """Returns the schema of soft labels that are stored ahead: a row for each image of each batch, in their order.
+
+    Args:
+        classes: Outputs of the teacher.
+        top: How many logits of each image are kept; None for all.
+    """
+    number = pa.uint8() if classes <= _BYTE else pa.uint16()
+    kept = [pa.field("logits", pa.list_(pa.float16(), classes), nullable=False)]  # by class
+    if top is not None:
+        kept = [
+            pa.field(
+                "classes", pa.list_(number, top), nullable=False
+            ),  # the classes that the teacher finds most likely
+            pa.field("logits", pa.list_(pa.float16(), top), nullable=False),  # theirs, descending
+            pa.field("rest", pa.float32(), nullable=False),  # the one logit that stands for each of the other classes
+        ]
+    return pa.schema(
+        [
+            pa.field("epoch", pa.int32(), nullable=False),  # from 0 on
+            pa.field("step", pa.int32(), nullable=False),  # number of the batch in its epoch, from 0 on
+            pa.field("image", pa.int32(), nullable=False),  # place of the image among the set's, sorted by file name
+            pa.field("swap_columns", pa.bool_()),  # of a mosaic: whether its columns change places; null if no mosaic
+            pa.field("swap_rows", pa.bool_()),  # the same of its rows
+            pa.field("crop_left", pa.int16(), nullable=False),  # crop box, in pixels of the square image
+            pa.field("crop_top", pa.int16(), nullable=False),
+            pa.field("crop_width", pa.int16(), nullable=False),
+            pa.field("crop_height", pa.int16(), nullable=False),
+            pa.field("flip", pa.bool_(), nullable=False),  # whether the crop is mirrored
+            pa.field("partner", pa.int32()),  # CutMix: place of the image of which a box is pasted in; null without
+            pa.field("cut_left", pa.int16()),  # that box, in pixels of the crop; right and bottom exclusive
+            pa.field("cut_top", pa.int16()),
+            pa.field("cut_right", pa.int16()),
+            pa.field("cut_bottom", pa.int16()),
+            pa.field("kept", pa.float32()),  # share of the crop's area that is its own; null without CutMix
+            *kept,
         ]
     )
 

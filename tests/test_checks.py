@@ -1,6 +1,7 @@
 """Mistakes of later stages are found when the index is there: none of these runs loads a model's weights."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,62 @@ def test_a_mistake_of_a_later_stage_is_found(make: Make, sections: dict[str, Any
     with pytest.raises(UserError) as caught:
         checks.check(make(**sections))
     assert said in str(caught.value)
+
+
+def write_foreign(folder: Path, scenes: Path, names: Mapping[str, str]) -> str:
+    """A set of two images a class, of other programs; folders are called by `names`."""
+    for class_id, name in names.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(scenes / "train" / class_id / f"{number:05d}.png", folder / name / f"{number}.png")
+    return str(folder)
+
+
+ALONE: dict[str, Any] = {"size": 64, "students": [{"arch": "convnet3"}], "sets": ["theirs"]}
+
+
+def test_foreign_sets_alone_are_checked_with_their_teacher(make: Make, tmp_path: Path, scenes: Path) -> None:
+    names = {class_id: class_id for class_id in sorted(folder.name for folder in (scenes / "train").iterdir())}
+    path = write_foreign(tmp_path / "theirs", scenes, names)
+    (tmp_path / "order.txt").write_text("\n".join(names))
+    about = {"weights": str(tmp_path / "weights.pth"), "class_order": str(tmp_path / "order.txt")}
+    network = Network(arch="convnet3", width=8)
+    torch.save(networks.build(network, 10, 64).state_dict(), about["weights"])
+    recipe = make(evaluate=ALONE | {"foreign": {"theirs": {"path": path}}}, teacher=about | {"model": dict(network)})
+    assert checks.check(recipe) == []
+    torch.save({}, about["weights"])
+    with pytest.raises(UserError, match=r"^teacher\.weights: "):
+        checks.check(recipe)
+
+
+def test_a_foreign_set_is_checked_before_the_scoring(make: Make, tmp_path: Path, scenes: Path) -> None:
+    def refused(path: str, **evaluation: Any) -> str:
+        with pytest.raises(UserError) as caught:
+            checks.check(make(evaluate=ALONE | {"foreign": {"theirs": {"path": path}}} | evaluation))
+        return str(caught.value)
+
+    assert refused("/nowhere") == "evaluate.foreign.theirs: /nowhere does not exist"
+    unknown = write_foreign(tmp_path / "unknown", scenes, {"fish": "whale", "gem": "gem"})
+    assert refused(unknown).startswith("evaluate.foreign.theirs: 'whale': the data set has no such class")
+    two = write_foreign(tmp_path / "two", scenes, {"fish": "fish", "gem": "gem"})
+    assert refused(two, ipc=[1]) == "evaluate.ipc: nothing to do: no set has an IPC of [1]"
+    assert "given is for sets with soft labels of their own" in refused(two, protocols=["given"])
+    recipe = make(evaluate=ALONE | {"foreign": {"theirs": {"path": two}}})
+    assert checks.check(recipe) == []
+    run = Run(recipe.run_dir)
+    rows = manifest.dataset(run).to_table().filter(pc.field("class_id") != "gem")
+    files = manifest.write(run, "train", manifest.dataset(run).to_table().filter(pc.field("split") == "train"))
+    files += manifest.write(run, "val", rows.filter(pc.field("split") == "val"))
+    run.finish("index", {"files": files, "splits": {}})
+    assert refused(two) == "evaluate.foreign.theirs: split 'val' has no image of 1 of its 2 classes, 'gem' is one"
+
+
+def test_what_can_be_wrong_with_a_foreign_set_is_said_before_the_scoring(
+    make: Make, tmp_path: Path, scenes: Path
+) -> None:
+    path = write_foreign(tmp_path / "theirs", scenes, {"fish": "0", "gem": "1"})
+    (doubt,) = checks.check(make(evaluate=ALONE | {"foreign": {"theirs": {"path": path}}}))
+    assert doubt.startswith("evaluate.foreign.theirs: its class folders are numbers, of 2 of the data set's 10 classes")
 
 
 def test_hard_labels_need_no_teacher(make: Make) -> None:

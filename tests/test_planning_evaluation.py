@@ -1,5 +1,7 @@
 """`ddps plan` says what an evaluation takes before it starts, and refuses what fits nowhere."""
 
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from ddps_ray import cli, manifest, schemas
+from ddps_ray import cli, manifest, planning_labels, schemas
 from ddps_ray.config import Recipe, load
 from ddps_ray.errors import UserError
 from ddps_ray.planning_evaluation import lines, makespan
+from ddps_ray.quantities import si
 from ddps_ray.storage import Run
 
 IMAGENET = Path(__file__).resolve().parents[1] / "jobs" / "recipes" / "imagenet1k.yaml"
@@ -41,6 +44,15 @@ def _index(folder: Path, classes: int, train: int, val: int) -> Run:
     return run
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of the usual size on a disk of a terabyte."""
+    monkeypatch.setenv("DDPS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("DDPS_CACHE_GB", raising=False)
+    usage = shutil.disk_usage(tmp_path)._replace(total=10**12, free=10**12)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+
+
 def _recipe(run: Run, *settings: str) -> Recipe:
     return load(IMAGENET, [f"run_dir={run.uri}", f"data.root={run.uri}", "evaluate.ipc=[50]", *settings])
 
@@ -60,6 +72,12 @@ def _table(rows: Sequence[str]) -> dict[str, list[str]]:
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """1,000 classes with one training image and 50 validation images each."""
     return _index(tmp_path_factory.mktemp("imagenet"), classes=1000, train=1, val=50)
+
+
+@pytest.fixture(scope="module")
+def sixty(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """1,000 classes with 60 training images each."""
+    return _index(tmp_path_factory.mktemp("sixty"), classes=1000, train=60, val=1)
 
 
 def test_the_shipped_recipe_at_ipc_50(imagenet: Run) -> None:
@@ -99,6 +117,26 @@ def test_a_batch_that_is_too_large_is_cut(imagenet: Run) -> None:
     assert [cell.split(", ")[1] for cell in table["resnet101"][2:]] == ["in 2 parts", "fits", "fits", "fits"]
 
 
+def test_students_that_share_a_gpu_have_a_part_of_its_memory_and_of_its_speed(imagenet: Run) -> None:
+    long = ["evaluate.students=[{arch: resnet18}]", "evaluate.epochs=3000", "evaluate.together=null"]
+    alone, quarter = (_said(_recipe(imagenet, *long, *settings), imagenet) for settings in ([], ["evaluate.gpus=0.25"]))
+    assert alone[0]["hours"].startswith("for one student on one GPU in bfloat16: ")
+    assert quarter[0]["hours"].startswith("for one student on one GPU that 4 share, each at 1/4 of its speed, in ")
+    # 4.7 GiB, of a quarter of 22 GiB at least
+    assert [cell.split(", ")[1] for cell in quarter[1]["resnet18"][2:]] == ["fits"] * 4
+    for once, shared in zip(alone[1]["resnet18"][2:], quarter[1]["resnet18"][2:], strict=True):
+        assert float(shared.split(" h")[0]) == pytest.approx(4 * float(once.split(" h")[0]), rel=0.05)
+    # Ten students: two rounds on eight GPUs, and one where each has a quarter.
+    for once, shared in zip(alone[1]["all, on 8 GPUs"], quarter[1]["all, on 8 GPUs"], strict=True):
+        assert float(shared.removesuffix(" h")) == pytest.approx(2 * float(once.removesuffix(" h")), rel=0.05)
+
+
+def test_what_does_not_fit_into_a_share_is_refused(imagenet: Run) -> None:
+    made = _recipe(imagenet, "evaluate.students=[{arch: resnet18}]", "evaluate.gpus=0.01")
+    with pytest.raises(UserError, match=r"resnet18 at 224 px needs .* the GPU has 0\.8: .* \(evaluate\.gpus\)$"):
+        _said(made, imagenet)
+
+
 def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None:
     settings = [
         "evaluate.protocols=[rded, hard]",
@@ -120,8 +158,68 @@ def test_cells_without_a_teacher_are_not_counted_for_each(imagenet: Run) -> None
 def test_foreign_sets_and_the_whole_split(imagenet: Run) -> None:
     settings = ["evaluate.foreign={d4m: {path: /nowhere}}", "evaluate.whole=true", "evaluate.sets=[ddps, d4m]"]
     said, _ = _said(_recipe(imagenet, *settings, "evaluate.students=[{arch: resnet18}]"), imagenet)
-    assert said["not in it"] == "foreign sets, whose images are counted when they are read: d4m"
+    assert (
+        said["not in it"]
+        == "foreign sets, whose images are counted when they are read: d4m, nor whole for classes that they alone have"
+    )
     assert said["read"].endswith("then 51,000 images of 2 sets; once a node")
+
+
+def test_the_whole_split_is_that_of_the_classes_of_each_set(sixty: Run) -> None:
+    some, others = ([f"n{label:08d}" for label in range(first, first + 10)] for first in (0, 10))
+    own = f"a: {{ipc: [10], classes: [{', '.join(some)}]}}, b: {{ipc: [10], classes: [{', '.join(others)}]}}"
+    own += f", c: {{ipc: [10], classes: [{', '.join(some)}], selector: random}}"
+    settings = [f"distill.sets={{{own}}}"]
+    settings += [
+        "evaluate.ipc=[10]",
+        "evaluate.whole=true",
+        "evaluate.students=[{arch: resnet18}]",
+        "evaluate.sets=null",
+    ]
+    said = list(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    # Three sets of 100 images in batches of 50; 600 images in batches of 100, for two choices of classes; five seeds.
+    assert said[0][1] == "25 students to train and test; protocol rded; teacher resnet18"
+    assert [row.split()[1:5] for name, row in said[2:4] if not name] == [
+        ["100", "50", "600", "15"],
+        ["600", "100", "1,800", "10"],
+    ]
+    assert dict(said)["read"].endswith("then 1,500 images of 5 sets; once a node")
+
+
+def test_a_split_that_the_cache_cannot_hold_is_decoded_in_every_epoch(
+    sixty: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DDPS_CACHE_GB", "1")
+    settings = ("evaluate.whole=true", "evaluate.students=[{arch: resnet18}]", "evaluate.sets=[ddps]")
+    said = dict(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    # 3 × 224² bytes each of 60,000 images, and of 50,000: these may take half of the memory, those 2 GiB.
+    assert re.fullmatch(
+        r"9\.03 GB of whole, decoded, of 1000 classes: \S+: more than DDPS_CACHE_GB, which is 1: "
+        "each worker decodes 60,000 images in every epoch",
+        said["not held"],
+    )
+    assert re.fullmatch(
+        r"7\.53 GB of ddps ipc=50, decoded, of 1000 classes: \S+: more than \S+, which is 1: each process holds them",
+        said["in memory"],
+    )
+    assert said["read"].endswith("then 50,000 images of 1 sets; once a node if held there")
+    assert said["held"] == "151 MB of validation and 0 B of sets, decoded, on the disk of each node"
+    rates = re.fullmatch(
+        r"for the hours above each GPU needs, in images/s, (\S+) on L4 \(22 GiB\), (\S+) on A100 \(39\.4 GiB\), "
+        r"(\S+) on A100 \(79\.1 GiB\), (\S+) on H100 \(79\.1 GiB\); a core decodes about (\S+), measured here",
+        said["decoding"],
+    )
+    assert rates is not None
+    l4, *_, h100, core = (float(rate.replace(",", "")) for rate in rates.groups())
+    whole = [row for row in lines(_recipe(sixty, *settings), sixty, 8, 0.35) if "60,000" in row[1] and not row[0]]
+    hours = float(whole[0][1].split(" GiB")[1].split(" h")[0])
+    assert l4 == pytest.approx(60_000 * 300 / 3600 / hours, rel=0.02)
+    assert h100 > l4
+    assert core > 0
+    monkeypatch.setenv("DDPS_CACHE_GB", "10")
+    said = dict(lines(_recipe(sixty, *settings), sixty, 8, 0.35))
+    assert said["held"] == "151 MB of validation and 16.6 GB of sets, decoded, on the disk of each node"
+    assert not {"not held", "in memory", "decoding"} & set(said)
 
 
 def test_nothing_is_said_where_nothing_is_tested(imagenet: Run) -> None:
@@ -179,3 +277,38 @@ def test_a_student_that_fits_nowhere_is_refused_on_the_command_line(
     assert cli.main(["plan", "--config", str(file), "--set", "evaluate.students=[{arch: convnet3}]"]) == 0
     assert cli.main(["plan", "--config", str(file), "--gpus", "0"]) == 2
     assert capsys.readouterr().err == "ddps: --gpus 0: give a number of at least 1\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        # 300 epochs of 50,000 images with 1,000 logits of two bytes each.
+        (["evaluate.labels={logits: float16}"], 300 * 50_000 * 2000),
+        # Ten logits of two bytes, their classes of ten bits, the one of the rest of four bytes.
+        (["evaluate.labels={top: 10}"], 300 * 50_000 * (20 + 12.5 + 4)),
+    ],
+)
+def test_the_bytes_of_stored_labels(imagenet: Run, settings: list[str], wanted: float) -> None:
+    recipe = _recipe(imagenet, *settings, "evaluate.seeds=[0, 1]")
+    head, *rest = [text for _, text in planning_labels.lines(recipe, imagenet, 0.35)]
+    (ddps, random) = (kind.labels.planned() for kind in planning_labels.kinds(recipe, imagenet))
+    views = 300 * 50_000 * 20  # at most, for crops, flips, partners and boxes
+    assert wanted < ddps < wanted + views
+    assert ddps == random
+    # Two students share them; two sets, two seeds.
+    assert head == f"{si(4 * ddps)}B in 4 label sets, a seed each of 2; made by `ddps relabel`"
+    assert (
+        rest[0] == f"{si(ddps)}B each of ddps ipc=50, resnet18.tv_in1k: 300 epochs of 50,000 images in batches of 200"
+    )
+    assert rest[2].startswith("of one GPU to make them all: ")
+
+
+def test_no_teacher_is_asked_where_labels_are_stored(imagenet: Run) -> None:
+    hours = []
+    for settings in (["evaluate.labels={top: 10}"], []):
+        _, table = _said(_recipe(imagenet, *settings), imagenet)
+        hours.append([float(cell.split(" h")[0]) for cell in table["resnet18"][2:]])
+    assert all(stored < asked for stored, asked in zip(*hours, strict=True))
+    assert not list(planning_labels.lines(_recipe(imagenet), imagenet, 0.35))
+    hard = _recipe(imagenet, "evaluate.labels={top: 10}", "evaluate.protocols=[hard]")
+    assert not list(planning_labels.lines(hard, imagenet, 0.35))

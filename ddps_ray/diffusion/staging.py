@@ -1,17 +1,14 @@
 """Getting a checkpoint onto this machine from a folder, a store or the Hub: once, and only what is loaded."""
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
 from pyarrow import fs
 
-from ddps_ray import storage, uris
+from ddps_ray import locks, storage, uris
 from ddps_ray.config import Model
 from ddps_ray.diffusion import hub, layout
 from ddps_ray.errors import UserError, first_line
@@ -112,7 +109,7 @@ def _from_store(uri: str, weights: bool) -> Path:
     state = repr([(file.path, file.size, file.mtime_ns) for file in files.values()])
     target = Path(_CACHE).expanduser() / hashlib.sha256(state.encode()).hexdigest()
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _alone(target.with_suffix(".lock")):
+    with locks.alone(target.with_suffix(".lock"), "fetches the same model"):
         if not target.is_dir():
             part = target.with_suffix(".part")
             shutil.rmtree(part, ignore_errors=True)  # of a process that was killed while it copied
@@ -134,14 +131,6 @@ def _copy(source: fs.FileSystem, files: dict[str, fs.FileInfo], folder: Path) ->
 
     with ThreadPoolExecutor(_THREADS) as threads:
         list(threads.map(one, files))
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Lets one process of this machine in at a time; the system lets go of the lock of one that dies."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _from_hub(model: Model, weights: bool) -> Path:

@@ -24,6 +24,7 @@ _REMEDIES = (
     ("quarantine/score.", _AGAIN.format("score")),
     ("quarantine/", _UNUSED),
     ("distilled/", _AGAIN.format("distill")),
+    ("labels/", _AGAIN.format("relabel")),
     ("evaluation/", _AGAIN.format("evaluate")),
 )
 """What to do about a damaged Parquet file of a run, by what its path in the run directory begins with: the first."""

@@ -22,11 +22,16 @@ from ddps_ray.students.protocols import Facts, Protocol
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
 
+TENSORBOARD = "tensorboard"
+"""Folder of the run directory that the curves of trainings go to."""
+
 FOREIGN = "foreign"
 """How a set of another program was selected, as far as can be told."""
 
 FAILED = "failed"
 """Folder below it, of the students that could not be trained."""
+
+_NO_NAME = re.compile(r"[^\w.=-]+")
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,13 @@ class Cell:
     @property
     def file(self) -> str:
         """Name of its row's file."""
-        return re.sub(r"[^\w.=-]+", "_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+        return _NO_NAME.sub("_", f"{self.title}_seed={self.seed}_{self.key}.parquet")
+
+    @property
+    def folder(self) -> tuple[str, ...]:
+        """Names of the folders, each in the one before, that have files of its own."""
+        parts = (*self.title.split("/"), f"seed={self.seed}_{self.key}")
+        return tuple(_NO_NAME.sub("_", part) for part in parts)
 
     def is_done(self, run: Run) -> bool:
         """Whether it has its row."""
@@ -120,17 +131,14 @@ def of(recipe: Recipe) -> list[Cell]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"evaluate.students: {twice[0]} is there twice")
     found = list(_cells(recipe, Run(recipe.run_dir)))
-    trained_by = {cell.protocol.name for cell in found}
-    if useless := [preset for preset in recipe.evaluate.protocols if preset not in trained_by]:
-        raise UserError(
-            f"evaluate.protocols: {useless[0]} is for sets with soft labels of their own, and none has them"
-        )
+    foreign_sets.check_protocols(recipe, any(cell.set.soft for cell in found))
     return found
 
 
 def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
     cfg, layout = recipe.evaluate, run.require("index", "index")["layout"]
     tests: dict[tuple[str, ...], str] = {}
+    taught = _all_taught(recipe)
     for trained in _sets(recipe, run):
         if trained.class_ids not in tests:
             tests[trained.class_ids] = manifest.images_digest(run, str(recipe.data.val), trained.class_ids)
@@ -150,7 +158,7 @@ def _cells(recipe: Recipe, run: Run) -> Iterator[Cell]:
             for student in cfg.students:
                 protocol = protocols.resolve(preset, cfg, facts, student)
                 tested = {"val": recipe.data.val, "val_digest": tests[trained.class_ids]}
-                settings = _settings(recipe, trained, name if about else None, student, protocol, tested)
+                settings = _settings(recipe, trained, taught[name] if about else None, student, protocol, tested)
                 for seed in dict.fromkeys(cfg.seeds):
                     yield Cell(trained, name, called, student, protocol, seed, settings)
 
@@ -167,12 +175,11 @@ def _lessons(recipe: Recipe) -> Iterator[tuple[str, str, Teacher | None]]:
 def _settings(
     recipe: Recipe,
     trained: Trained,
-    teacher_name: str | None,
+    taught: dict[str, Any] | None,
     student: Student,
     protocol: Protocol,
     tested: Mapping[str, Any],
 ) -> str:
-    taught = None if teacher_name is None else _taught(recipe, teacher_name)
     values: dict[str, Any] = asdict(protocol) | {
         **tested,
         "size": recipe.evaluate.size,
@@ -181,7 +188,20 @@ def _settings(
         "classes": len(trained.class_ids),
         "teacher": taught,
     }
+    if protocol.teacher and recipe.evaluate.labels is not None:
+        values["labels"] = recipe.evaluate.labels.model_dump(mode="json")
     return json.dumps(values, sort_keys=True)
+
+
+def _all_taught(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What each teacher depends on; nothing where none is needed."""
+    if not teachers.needed(recipe.evaluate):
+        return {}
+    found = {}
+    for name in recipe.all_teachers:
+        with teachers.named(name):
+            found[name] = _taught(recipe, name)
+    return found
 
 
 def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
@@ -189,9 +209,9 @@ def _taught(recipe: Recipe, name: str) -> dict[str, Any]:
     about = recipe.all_teachers[name]
     if about.weights == "trained":
         return teacher.settings(recipe, name) | {"scope": about.scope}
-    return about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"}) | {
-        "name": teachers.name("", about)
-    }
+    values = about.model_dump(mode="json", include={"weights", "class_order", "mean", "std"})
+    values["name"] = teachers.name("", about)
+    return values if (content := teachers.content(about)) is None else values | {"content": content}
 
 
 def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
@@ -200,8 +220,10 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
         raise sets.nothing(recipe)
     yield from found
     if recipe.evaluate.whole:
-        for class_ids in dict.fromkeys(trained.class_ids for trained in found):
-            yield _whole(recipe, run, class_ids)
+        counts = sets.images_by_class(run, recipe.data.train)
+        for whole in sets.wholes(counts, (trained.class_ids for trained in found)):
+            digest = manifest.images_digest(run, recipe.data.train, whole.class_ids)
+            yield Trained(WHOLE, WHOLE, whole.ipc, whole.class_ids, "", whole.images, False, digest, None)
 
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
@@ -209,14 +231,6 @@ def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
         about = recipe.evaluate.foreign[name]
         known = (facts.class_ids, about.path, facts.images, about.mosaic, foreign.identity(about, facts.digest))
         yield Trained(name, FOREIGN, facts.ipc, *known, facts.size, facts.soft, facts.notes)
-
-
-def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:
-    """All training images of some classes."""
-    counts = sets.images_by_class(run, recipe.data.train)
-    images = sum(counts[class_id] for class_id in class_ids)
-    digest = manifest.images_digest(run, recipe.data.train, class_ids)
-    return Trained(WHOLE, WHOLE, round(images / len(class_ids)), class_ids, "", images, False, digest, None)
 
 
 def _own(recipe: Recipe, run: Run) -> Iterator[Trained]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
 from ray.autoscaler._private.util import format_readonly_node_type
 from ray.experimental.internal_kv import _internal_kv_get
 
@@ -18,9 +19,13 @@ from ddps_ray import interruption
 from ddps_ray.config import Recipe
 from ddps_ray.errors import UserError, first_line
 from ddps_ray.pipeline import noise
+from ddps_ray.students import images
 
 STORE_FAILS = "the store does not answer"
 """An error of a task that says so is worth another try, by Ray, after those of the store's own client."""
+
+_FOR_ALL_NODES = (images.PLACE, images.LIMIT)
+"""Environment variables that hold on each node if they are set where the command runs."""
 
 _ROOM = 50 << 20
 """Bytes that the disk of Ray's temporary folder must have free."""
@@ -43,7 +48,7 @@ def connect(recipe: Recipe) -> None:
         ray.init(address="local", include_dashboard=False, **quiet)
     else:
         try:
-            ray.init(address=address, **quiet)
+            ray.init(address=address, runtime_env=_for_all_nodes(), **quiet)
         except (ConnectionError, ValueError) as error:
             raise UserError(
                 f"address: no Ray cluster answers at {address}; one that asks for a token needs RAY_AUTH_MODE=token"
@@ -53,6 +58,14 @@ def connect(recipe: Recipe) -> None:
     context.retried_map_errors, context.max_map_retries = [STORE_FAILS], 3
     noise.leave_out()
     interruption.take_sigterm()  # Ray's own way prints a stack, and aborts the process 3 s later
+
+
+def _for_all_nodes() -> dict[str, dict[str, str]] | None:
+    """The runtime environment that tells the nodes of a cluster what this process was told, unless the job does."""
+    submitted = json.loads(os.environ.get(RAY_JOB_CONFIG_JSON_ENV_VAR) or "{}").get("runtime_env") or {}
+    wanted = set(_FOR_ALL_NODES) - set(submitted.get("env_vars") or {})  # Ray refuses what is said twice
+    told = {name: os.environ[name] for name in wanted if os.environ.get(name)}
+    return {"env_vars": told} if told else None
 
 
 def _check_room(folder: Path) -> None:

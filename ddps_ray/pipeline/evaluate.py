@@ -9,8 +9,9 @@ import json
 import resource
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain
 from typing import Any
 
 import ray
@@ -24,20 +25,19 @@ from ddps_ray import foreign_sets, manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cells, cluster, tally, teacher, trainers
-from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, Cell, Trained
+from ddps_ray.pipeline import cells, cluster, materials, relabel, tally, trainers
+from ddps_ray.pipeline.cells import FAILED, FOLDER, FOREIGN, TENSORBOARD, Cell
 from ddps_ray.pipeline.tally import EPOCHS
 from ddps_ray.report import accuracy
-from ddps_ray.selection import sets as own
 from ddps_ray.storage import Run
-from ddps_ray.students import data, memory, networks, optimising, sets, syncing, teachers, training
-from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students import data, memory, networks, optimising, syncing, training
+from ddps_ray.students.curves import Curves
+from ddps_ray.students.labels import Stored
 from ddps_ray.students.training import Means, State, Training
 
 STAGE = "evaluate"
 
 _QUIET_SECONDS = 15.0
-_IMAGENET = 1000  # classes
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ def run(recipe: Recipe) -> None:
         say(f"evaluate: warning: {note}")
     _check(recipe, target, grid)
     todo = cells.unfinished(grid, target)
+    relabel.check(recipe, target, todo)
     say(f"evaluate: {len(grid)} students, {len(grid) - len(todo)} of them already finished")
     if todo:
         cluster.connect(recipe)
-        _try_teachers(recipe, target, todo)
+        materials.try_teachers(recipe, target, todo, STAGE)
         _train_all(recipe, target, todo, len(grid))
     for line in accuracy.table(target):
         say(line)
@@ -102,15 +103,16 @@ def train_group(recipe: Recipe, group: Group) -> None:
     """What each worker does: trains one student a seed; rank 0 tests it and writes its row."""
     target, cfg = Run(recipe.run_dir), recipe.evaluate
     one = group.cells[0]
-    device, share = _device(recipe), trainers.share()
-    training_set = _load_set(target, recipe, one.set)
+    device, share = materials.device(recipe), trainers.share()
+    training_set = materials.load_set(recipe, target, one.set)
     parts, needed = _parts(recipe, one, device)  # before anything is there
     training_set.pictures.on(device, needed)
-    val = _load_val(recipe, target, one.set) if share.rank == 0 else None
+    val = materials.load_val(recipe, target, one.set) if share.rank == 0 else None
     if val is not None:
         val.on(device, needed)
-    fixed = _load_teacher(recipe, target, one).to(device) if one.protocol.teacher else None
-    means = Means(cfg.size, _bfloat16(recipe, device), parts, share)
+    asks = one.protocol.teacher and recipe.evaluate.labels is None
+    fixed = materials.load_teacher(recipe, target, one).to(device) if asks else None
+    means = Means(cfg.size, materials.in_bfloat16(recipe, device), parts, share)
     saved = trainers.saved_state(target, group.name)
     for cell in group.cells:
         if cell.is_done(target):
@@ -118,13 +120,16 @@ def train_group(recipe: Recipe, group: Group) -> None:
         torch.manual_seed(cell.seed)
         network = networks.build(cell.student, len(cell.set.class_ids), cfg.size)
         student = trainers.prepare(syncing.together(network, device))
-        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means)
+        labels = relabel.label_set(recipe, target, cell)
+        stored = Stored(labels) if labels else None
+        work = Training(student, fixed, training_set, cell.protocol, cell.seed, means, stored)
         if saved is not None and saved["cell"] == cell.key:
             work.restore(saved["training"])
             if share.rank == 0:
                 say(f"evaluate/{cell.title}, seed {cell.seed}: going on after epoch {saved['training']['epochs']}")
         validate = _validation(val, device, means.bfloat16) if val else None
-        outcome = work.run(validate, _Keeping(recipe, cell, share.world))
+        with _curves(recipe, target, cell, work) as curves:
+            outcome = work.run(validate, _Keeping(recipe, cell, work, curves))
         if outcome is not None:
             _write(recipe, target, cell, outcome, device, means)
     if val is not None:
@@ -135,38 +140,43 @@ def train_group(recipe: Recipe, group: Group) -> None:
 class Trainers:
     """An actor that starts trainings; its threads bound how many run at once, the others wait in its Ray queue."""
 
-    def train(self, recipe: Recipe, group: Group) -> None:
-        """Trains a group; a seed that fails is noted with its reason, and those behind it go on."""
-        target, left = Run(recipe.run_dir), list(group.cells)
+    def train(self, recipe: Recipe, group: Group) -> list[str]:
+        """Trains a group; a seed that fails is noted with its reason, which is returned, and those behind it go on."""
+        target, left, failed = Run(recipe.run_dir), list(group.cells), list[str]()
         while left:
             part = Group(group.name, tuple(left), group.together)
             arguments = {"recipe": recipe, "group": part}
             trainers.drop_cut_states(target, group.name)
             try:
-                trainers.fit(
-                    train_group, arguments, target, group.name, recipe.evaluate.workers, recipe, group.together
-                )
-                return
+                cfg = recipe.evaluate
+                trainers.fit(train_group, arguments, target, group.name, cfg.workers, recipe, group.together, cfg.gpus)
+                break
             except (UserError, TrainingFailedError, trainers.Unreadable, OSError) as error:
                 left = cells.unfinished(left, target)
                 if not left:
-                    return
-                _note_failure(target, left.pop(0), trainers.reason(error, target))
+                    break
+                failed.append(_note_failure(target, left.pop(0), trainers.reason(error, target)))
+        return failed
 
 
 class _Keeping:
-    """Gives the state of a training to Ray Train when it is time, and counts its epochs."""
+    """Gives the state of a training to Ray Train when it is time, counts its epochs, and draws its curves."""
 
-    def __init__(self, recipe: Recipe, cell: Cell, world: int) -> None:
-        self._cell, self._world, self._seconds = cell, world, 60 * recipe.evaluate.checkpoint_minutes
+    def __init__(self, recipe: Recipe, cell: Cell, work: Training, curves: Curves | None) -> None:
+        self._cell, self._work, self._curves = cell, work, curves
+        self._world, self._seconds = trainers.share().world, 60 * recipe.evaluate.checkpoint_minutes
         self._last, self._progress = time.monotonic(), tally.of_this_process(EPOCHS)
 
     def __call__(self, state: Callable[[], State], done: int, loss: float) -> None:
         rank = trainers.share().rank
         if rank == 0:
             self._progress.add(self._cell.set.images)
+        if self._curves is not None:
+            self._curves.add(self._work.history[-1])
         if done < self._cell.protocol.epochs and self._is_time():
             self._last = time.monotonic()
+            if self._curves is not None:
+                self._curves.keep()
             kept = None if rank else {"cell": self._cell.key, "training": state()}
             trainers.report({"loss": loss}, kept)
 
@@ -180,89 +190,29 @@ class _Keeping:
         return bool(asked.item())
 
 
-def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
-    """Everything that can be wrong before any training."""
-    wnids = manifest.wnids(target)
-    for (name, class_ids), _ in groupby((cell.teacher, cell.set.class_ids) for cell in grid if cell.protocol.teacher):
-        about = recipe.all_teachers[name]
-        stage, folder = teacher.location(recipe, name, class_ids)
-        if about.weights == "trained":
-            target.require(stage, "teacher")
-        teachers.check(about, folder, class_ids, wnids)
-    tested = set(data.class_ids(target, str(recipe.data.val)))
-    for each, _ in groupby(cell.set for cell in grid if cell.set.selector == FOREIGN):
-        if lacking := [class_id for class_id in each.class_ids if class_id not in tested]:
-            raise UserError(
-                f"evaluate.foreign.{each.name}: split {recipe.data.val!r} has no image of {len(lacking)} of its "
-                f"{len(each.class_ids)} classes, {lacking[0]!r} is one"
-            )
-    for cell in grid:
-        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
-    for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
-        networks.check(student, classes, recipe.evaluate.size)
-
-
-def _try_teachers(recipe: Recipe, target: Run, todo: Sequence[Cell]) -> None:
-    """Measures each teacher once on the classes that it teaches, and says how good it is.
-
-    Raises:
-        UserError: One is no teacher of these classes.
-    """
-    tried = {(cell.teacher, cell.set.class_ids): cell for cell in todo if cell.protocol.teacher}
-    for (name, class_ids), cell in tried.items():
-        about = recipe.all_teachers[name]
-        uri = _measured(target, recipe, cell)
-        if not storage.exists(uri):
-            _measure(recipe, target, cell)
-        found = json.loads(storage.read_bytes(uri))
-        called = teachers.name(name, about)
-        measured = f"{found['accuracy']:.1%} of {found['images']} images of {len(class_ids)} classes"
-        say(f"evaluate: teacher {called}: {measured}")
-        expected = teachers.expected_accuracy(about, len(class_ids) == _IMAGENET, recipe.evaluate.size)
-        if wrong := teachers.verdict(found["accuracy"], found["images"], len(class_ids), expected):
-            raise UserError(f"teacher {called}: {wrong}")
-
-
-def _measure(recipe: Recipe, target: Run, cell: Cell) -> None:
-    try:
-        trainers.fit(measure_teacher, {"recipe": recipe, "cell": cell}, target, f"teacher-{cell.key}", 1, recipe)
-    except TrainingFailedError as error:
-        raise UserError(f"teacher {cell.called}: {trainers.reason(error, target)}") from error
-
-
-def measure_teacher(recipe: Recipe, cell: Cell) -> None:
-    """What a worker does: measures a teacher on the validation images of a set's classes, and writes it."""
-    target, device = Run(recipe.run_dir), _device(recipe)
-    val = _load_val(recipe, target, cell.set)
-    fixed = _load_teacher(recipe, target, cell).to(device)
-    measured = training.accuracy(fixed, val, device, _bfloat16(recipe, device))
-    about = {"accuracy": measured, "images": len(val) - len(val.bad)}
-    storage.write_json(_measured(target, recipe, cell), about)
-
-
-def _measured(target: Run, recipe: Recipe, cell: Cell) -> str:
-    taught = json.loads(cell.settings)["teacher"]
-    key = storage.digest([taught, recipe.evaluate.size, json.loads(cell.settings)["val_digest"], cell.set.class_ids])
-    return target.path(FOLDER, "teachers", f"{key}.json")
-
-
 def _train_all(recipe: Recipe, target: Run, todo: list[Cell], total: int) -> None:
-    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe))
+    groups = _groups(recipe, todo, trainers.slots(recipe.evaluate.workers, recipe, recipe.evaluate.gpus))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # never on a spot node
     together = groups[0].together
     starter = ray.remote(num_cpus=0, max_concurrency=together, scheduling_strategy=here)(Trainers).remote()
     tally.forget(EPOCHS)
     pending = [starter.train.remote(recipe, group) for group in groups]
     work, ticker, begun = sum(group.work for group in groups), Ticker(_QUIET_SECONDS), time.monotonic()
+    waiting = todo
     while pending:
         done, pending = ray.wait(pending, timeout=_QUIET_SECONDS)
-        ray.get(done)
+        for failure in chain.from_iterable(ray.get(done)):
+            say(failure)
+        left = {cell.key: cell for cell in cells.unfinished(waiting, target)}
+        for cell in waiting:
+            if cell.key not in left:
+                say(_result(target, cell))
+        waiting = list(left.values())
         if ticker.due() or not pending:
-            left = len(cells.unfinished(todo, target))
             part = min(tally.total(EPOCHS)[0] / work, 1.0) if pending else 1.0
             spent = time.monotonic() - begun
             ahead = f", about {duration(spent * (1 - part) / part)} to go" if pending and part > 0 else ""
-            say(f"evaluate: {total - left} of {total} students trained, {part:.0%} of the work{ahead}")
+            say(f"evaluate: {total - len(waiting)} of {total} students trained, {part:.0%} of the work{ahead}")
 
 
 def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
@@ -278,44 +228,26 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     return sorted(groups, key=lambda group: -group.work)
 
 
+def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> AbstractContextManager[Curves | None]:
+    """What the curves of a training are drawn with; None where another worker, or nobody, does."""
+    if trainers.share().rank or not recipe.evaluate.tensorboard:
+        return nullcontext()
+    return Curves(target.path(TENSORBOARD, *cell.folder), work.history)
+
+
+def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
+    """Everything that can be wrong before any training."""
+    materials.check_teachers(recipe, target, grid)
+    theirs = {cell.set.name: cell.set.class_ids for cell in grid if cell.set.selector == FOREIGN}
+    foreign_sets.check_tested(recipe, target, theirs)
+    for cell in grid:
+        optimising.check_workers("evaluate.workers", recipe.evaluate.workers, cell.protocol.batch, each=1)
+    for student, classes in dict.fromkeys((cell.student, len(cell.set.class_ids)) for cell in grid):
+        networks.check(student, classes, recipe.evaluate.size)
+
+
 def _validation(val: data.Pictures, device: torch.device, bfloat16: bool) -> Callable[[nn.Module], float]:
     return lambda network: training.accuracy(network, val, device, bfloat16)
-
-
-def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
-    if about.selector == WHOLE:
-        split, classes = recipe.data.train, list(about.class_ids)
-        return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
-    if about.selector == FOREIGN:
-        return foreign_sets.load(recipe, target, about.name, about.digest)
-    distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
-    if own.digest(about.uri) != about.digest:
-        raise UserError(f"{about.uri} {sets.CHANGED}")
-    return TrainingSet(distilled.pictures, distilled.mosaic)
-
-
-def _load_val(recipe: Recipe, target: Run, about: Trained) -> data.Pictures:
-    return data.load_validation(target, str(recipe.data.val), list(about.class_ids), recipe.evaluate.size)
-
-
-def _load_teacher(recipe: Recipe, target: Run, cell: Cell) -> nn.Module:
-    _, folder = teacher.location(recipe, cell.teacher, cell.set.class_ids)
-    about, wnids = recipe.all_teachers[cell.teacher], manifest.wnids(target)
-    return teachers.load(about, folder, list(cell.set.class_ids), recipe.evaluate.size, wnids)
-
-
-def _device(recipe: Recipe) -> torch.device:
-    """Where this worker computes; what is to be float32 is not TF32 there, as PyTorch has it in convolutions."""
-    if recipe.evaluate.precision == "float32":
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    return trainers.device()
-
-
-def _bfloat16(recipe: Recipe, device: torch.device) -> bool:
-    asked = recipe.evaluate.precision
-    if asked == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return asked == "bfloat16"
 
 
 def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
@@ -326,19 +258,30 @@ def _parts(recipe: Recipe, cell: Cell, device: torch.device) -> tuple[int, int]:
     """
     if device.type != "cuda":
         return 1, 0
-    about = recipe.all_teachers[cell.teacher].model if cell.protocol.teacher else None
-    dtype = "bfloat16" if _bfloat16(recipe, device) else "float32"
+    asks = cell.protocol.teacher and recipe.evaluate.labels is None
+    about = recipe.all_teachers[cell.teacher].model if asks else None
+    dtype = "bfloat16" if materials.in_bfloat16(recipe, device) else "float32"
     size, classes, workers = recipe.evaluate.size, len(cell.set.class_ids), recipe.evaluate.workers
     step = (cell.student, about, cell.protocol, size, classes, dtype, workers)
-    parts = memory.accumulation(*step, syncing.least(torch.cuda.mem_get_info(device)[1], device))
+    mine = int(recipe.evaluate.gpus * torch.cuda.mem_get_info(device)[1])
+    parts = memory.accumulation(*step, syncing.least(mine, device))
     return parts, memory.needed(*step, parts)
 
 
-def _note_failure(target: Run, cell: Cell, reason: str) -> None:
-    say(f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}")
+def _result(target: Run, cell: Cell) -> str:
+    """The line about a student that has its row: the driver's own, since Ray may lose a worker's when a job ends."""
+    filesystem, path = storage.open_uri(target.path(FOLDER, cell.file))
+    (row,) = schemas.dataset([path], filesystem, schemas.EVALUATION).to_table().to_pylist()
+    last, best = row["accuracy_last"], row["accuracy_best"]
+    higher = f" ({best:.1%} after epoch {row['best_epoch']})" if best > last else ""
+    return f"evaluate/{cell.title}, seed {cell.seed}: {last:.1%}{higher}"
+
+
+def _note_failure(target: Run, cell: Cell, reason: str) -> str:
     row = _identity(cell) | {"reason": reason}
     columns = {column: [value] for column, value in row.items() if column in schemas.FAILURE.names}
     storage.write_table(target.path(FOLDER, FAILED, cell.file), schemas.table(columns, schemas.FAILURE))
+    return f"evaluate/{cell.title}, seed {cell.seed}: failed: {reason}"
 
 
 def _write(
@@ -346,7 +289,8 @@ def _write(
 ) -> None:
     reference = 0.0
     if cell.protocol.teacher:
-        reference = json.loads(storage.read_bytes(_measured(target, recipe, cell)))["accuracy"]
+        reference = json.loads(storage.read_bytes(materials.measured_at(recipe, target, cell)))["accuracy"]
+    labels = relabel.label_set(recipe, target, cell)
     row = _identity(cell) | {
         "images": cell.set.images,
         "epochs": cell.protocol.epochs,
@@ -359,11 +303,11 @@ def _write(
         "set_bytes": cell.set.bytes,
         "parts": means.parts,
         "dtype": "bfloat16" if means.bfloat16 else "float32",
+        "label_bytes": labels.bytes() if labels else None,
     }
     columns = {column: [value] for column, value in row.items()}
     storage.write_table(target.path(FOLDER, cell.file), schemas.table(columns, schemas.EVALUATION))
     storage.discard(target.path(FOLDER, FAILED, cell.file))
-    say(f"evaluate/{cell.title}, seed {cell.seed}: {outcome.accuracy_last:.1%}, loss {outcome.loss:.3g}")
 
 
 def _identity(cell: Cell) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from ddps_ray import checks
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.diffusion.checkpoint import PRETRAINED
-from ddps_ray.pipeline import cluster, distill, evaluate, index, pretrain, score, teacher, trainers
+from ddps_ray.pipeline import cluster, distill, evaluate, index, pretrain, relabel, score, teacher, trainers
 from ddps_ray.report import page
 from ddps_ray.storage import Run
 from ddps_ray.students import teachers
@@ -29,6 +29,8 @@ def run(recipe: Recipe) -> None:
     if recipe.data.val is not None:
         if _needs_training(recipe):
             teacher.run(recipe)
+        if recipe.evaluate.labels is not None and not evaluate.is_done(recipe):
+            relabel.run(recipe)
         evaluate.run(recipe)
     page.run(recipe)
 

@@ -10,8 +10,9 @@ from functools import cache
 import ray
 from ray.experimental import internal_kv
 
-SCORED, EPOCHS = "score", "evaluate"
-"""Tallies of images that scoring actors have scored, and of those that students have seen in whole epochs."""
+SCORED, EPOCHS, LABELLED = "score", "evaluate", "relabel"
+"""Tallies of images that scoring actors have scored, that students have seen in whole epochs, that have labels stored.
+"""
 
 _NAMESPACE = "ddps_ray"
 _PAUSE = 1.0

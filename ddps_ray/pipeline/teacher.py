@@ -19,7 +19,7 @@ STAGE = "teacher"
 
 _SELDOM = 15.0
 """Seconds between two lines inside an epoch."""
-_NOT_OF_A_TRAINING = {"class_order", "mean", "std", "accuracy", "scope"}
+_NOT_OF_A_TRAINING = {"class_order", "mean", "std", "accuracy", "scope", "gpus"}
 """What a teacher's section says that a training does not depend on; the scope does, by its classes."""
 
 
@@ -112,7 +112,7 @@ def train_for(recipe: Recipe, name: str, class_ids: Sequence[str]) -> None:
         target.reopen(stage)
     cluster.connect(recipe)
     arguments = {"recipe": recipe, "name": name, "class_ids": classes, "stage": stage}
-    trainers.fit(train, arguments, target, _file_name(stage), cfg.workers, recipe)
+    trainers.fit(train, arguments, target, _file_name(stage), cfg.workers, recipe, gpus=cfg.gpus)
     target.finish(stage, {"accuracy": teachers.describe(folder)["accuracy"], "classes": len(classes)})
     say(f"{called}: {_in_words(target, stage, folder)}")
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import tempfile
@@ -28,6 +29,7 @@ from ddps_ray import storage
 from ddps_ray.config import Recipe
 from ddps_ray.console import say
 from ddps_ray.errors import UserError, first_line
+from ddps_ray.gpus import sharing
 from ddps_ray.pipeline import cluster
 from ddps_ray.pipeline.lost_nodes import LostNodes
 from ddps_ray.remedies import lasting_error, may_be_damage, user_error
@@ -38,6 +40,8 @@ CHECKPOINTS = "checkpoints"
 """Folder of the run directory that Ray Train uses while a training lasts."""
 
 _FAILURES = 3
+_RAY_PARTS = 10_000
+"""Ray counts in ten-thousandths; a share that it rounded up would leave no room for the last of its kind."""
 _STATE_FILE = "state.pt"
 
 # The first would print each line of a worker twice; the second would add an actor and an error line to each training,
@@ -67,10 +71,15 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         return [*kept, LostNodes()]
 
 
-def slots(workers: int, recipe: Recipe) -> int:
+def slots(workers: int, recipe: Recipe, gpus: float = 1.0) -> int:
     """How many trainings of so many workers the cluster can hold at the same time: one GPU a worker, or one CPU.
 
-    Where too few are there and more come when they are asked for, one.
+    Where too few are there and more come when they are asked for, one, or what goes on one GPU.
+
+    Args:
+        workers: Workers of a training.
+        recipe: Says whether each asks for a GPU.
+        gpus: Share of a GPU that a worker takes.
 
     Raises:
         UserError: Not even one.
@@ -78,10 +87,24 @@ def slots(workers: int, recipe: Recipe) -> int:
     gpu = cluster.trains_on_gpus(recipe)
     kind, have = ("GPUs", cluster.gpus()) if gpu else ("CPUs", _cpus())
     if workers <= have:
-        return int(have // workers)
+        return int(have // workers) * (sharing(gpus) if gpu else 1)  # a share is of one GPU, and of no two
     if (gpu and recipe.train_on_gpus) or cluster.grows():
-        return 1
+        return sharing(gpus) if gpu else 1
     raise UserError(f"workers: {workers} workers need {workers} {kind}, the cluster has {have:g}")
+
+
+def threads(cpus: float, node_gpus: float, cores: int, workers: int, gpus: float) -> int:
+    """CPU threads for a worker: an even part of its node, among the workers that can be there at the same time.
+
+    Args:
+        cpus: CPUs that Ray knows of the node; 0 where it gives none away.
+        node_gpus: GPUs that it knows of.
+        cores: CPU cores that a process may use there.
+        workers: Workers of all trainings at the same time.
+        gpus: Share of a GPU that each of them takes; 0 for one CPU.
+    """
+    room = node_gpus * sharing(gpus) if gpus else cpus
+    return max(1, int(min(cpus or cores, cores) // min(workers, max(1, int(room)))))
 
 
 def fit(
@@ -92,11 +115,12 @@ def fit(
     workers: int,
     recipe: Recipe,
     together: int = 1,
+    gpus: float = 1.0,
 ) -> None:
     """Runs `work(**arguments)` on Ray Train workers; one that dies is started again, from its checkpoint if it has one.
 
     A training of the same name that was cut short goes on from its checkpoint; when it is done, that is deleted.
-    Without GPUs, the CPUs are shared out evenly.
+    The CPUs of a node are shared out evenly among the workers that it can have at the same time.
 
     Args:
         work: A function of a module, which writes its own results.
@@ -106,20 +130,23 @@ def fit(
         workers: Number of workers.
         recipe: Says whether each asks for a GPU.
         together: Trainings that run at the same time.
+        gpus: Share of a GPU that a worker takes, of its memory too.
 
     Raises:
         UserError: `work` raised it, or the state to go on from is damaged.
         Unreadable: Workers have met what can be a damaged file of the run.
         ray.train.TrainingFailedError: Workers failed again and again.
     """
-    slots(workers, recipe)
+    slots(workers, recipe, gpus)
     _check_snapshot(run, name)
-    threads = max(1, int(_cpus() // (workers * together)))
+    on_gpus = cluster.trains_on_gpus(recipe)
+    asked = {"GPU": math.floor(gpus * _RAY_PARTS) / _RAY_PARTS} if on_gpus else {"CPU": 1.0}
+    means = {"workers": workers * together, "gpus": gpus if on_gpus else 0.0}
     filesystem, folder = storage.open_uri(run.path(CHECKPOINTS))
     trainer = Trainer(
         _guarded,
-        train_loop_config={"work": work, "arguments": arguments, "threads": threads, "run_dir": run.uri},
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=cluster.trains_on_gpus(recipe)),
+        train_loop_config={"work": work, "arguments": arguments, "run_dir": run.uri, **means},
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=on_gpus, resources_per_worker=asked),
         # A worker alone has nobody to talk to; gloo lets it run on a GPU that exists in name only.
         torch_config=TorchConfig(backend="gloo" if workers == 1 else None),
         run_config=RunConfig(
@@ -276,6 +303,13 @@ def _cpus() -> float:
     return float(ray.cluster_resources().get("CPU", 1))
 
 
+def _threads(workers: int, gpus: float) -> int:
+    """CPU threads for this worker, by the node that it is on."""
+    here = ray.get_runtime_context().get_node_id()
+    has = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
+    return threads(has.get("CPU", 0), has.get("GPU", 0), cluster.cores(), workers, gpus)
+
+
 def _guarded(config: dict[str, Any]) -> tuple[bool, str] | None:
     """Runs the work; rank 0 returns an error for which Ray Train would only try again.
 
@@ -283,7 +317,9 @@ def _guarded(config: dict[str, Any]) -> tuple[bool, str] | None:
         Whether it can be a damaged file, which is for the driver to find; and the text for the user, or for the search.
     """
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train announces each report there, whatever its own level
-    torch.set_num_threads(min(config["threads"], cluster.cores()))
+    torch.set_num_threads(_threads(config["workers"], config["gpus"]))
+    if 0 < config["gpus"] < 1 and torch.cuda.is_available():  # so that it does not take what its neighbours need
+        torch.cuda.set_per_process_memory_fraction(config["gpus"], device())
     try:
         config["work"](**config["arguments"])
     except Exception as error:

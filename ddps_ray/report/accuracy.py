@@ -29,7 +29,7 @@ _GROUP = (
 )
 _DIGESTS = ("class_digest", "set_digest")
 _ORDER = ["student", "teacher", "ipc", "set_name", "epochs", "seed"]
-_VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher", "set_bytes")
+_VALUES = ("seed", "accuracy_last", "accuracy_best", "accuracy_teacher", "set_bytes", "label_bytes")
 _FOLLOWS = ("name", "validations")
 """Settings that say the protocol again, and what follows from the epochs."""
 
@@ -73,6 +73,7 @@ class Accuracy:
         class_digest: Of its classes; None in rows of an earlier layout.
         set_digest: Of the set's metadata; None in rows of an earlier layout.
         set_bytes: Of the set's image files; None in rows of an earlier layout.
+        label_bytes: Of the soft labels that were stored for a student; None without.
         last_by_seed: Top-1 accuracy of each seed's student after the last epoch: the result.
         best_by_seed: That of each seed's best epoch, which is picked on the validation split itself.
         teacher_accuracy: The teacher's, 0 to 1; 0 or NaN where there was none.
@@ -92,6 +93,7 @@ class Accuracy:
     class_digest: str | None
     set_digest: str | None
     set_bytes: int | None
+    label_bytes: int | None
     last_by_seed: Mapping[int, float]
     best_by_seed: Mapping[int, float]
     teacher_accuracy: float
@@ -120,6 +122,11 @@ class Accuracy:
     def has_teacher(self) -> bool:
         """Whether a teacher was there and measured: labels can be hard ones."""
         return self.teacher_accuracy > 0
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes of images and stored labels: all that a student is trained on; None where the images' are not known."""
+        return None if self.set_bytes is None else self.set_bytes + (self.label_bytes or 0)
 
     @property
     def terms(self) -> dict[str, str]:
@@ -185,11 +192,17 @@ def _accuracy(about: dict[str, Any], rows: list[dict[str, Any]]) -> Accuracy:
     )  # a seed counts once, newer rows win
     return Accuracy(
         **about,
-        set_bytes=next((row["set_bytes"] for row in rows if row["set_bytes"] is not None), None),
+        set_bytes=_known("set_bytes", rows),
+        label_bytes=_known("label_bytes", rows),
         last_by_seed={row["seed"]: row["accuracy_last"] for row in rows},
         best_by_seed={row["seed"]: row["accuracy_best"] for row in rows},
         teacher_accuracy=fmean(row["accuracy_teacher"] for row in rows),
     )
+
+
+def _known(column: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+    """What the first row says that says anything; None where none does."""
+    return next((row[column] for row in rows if row[column] is not None), None)
 
 
 def _by_digests(rows: list[dict[str, Any]]) -> list[tuple[dict[str, str | None], list[dict[str, Any]]]]:
@@ -233,6 +246,8 @@ def table(run: Run) -> list[str]:
         "teacher %": [f"{100 * each.teacher_accuracy:.1f}" if each.has_teacher else "–" for each in found],
         "settings": differing(found),
     }
+    if any(each.label_bytes for each in found):
+        columns["images and labels"] = [in_bytes(each.total_bytes) for each in found]
     if len(set(columns["protocol"])) == 1:
         del columns["protocol"]
     if not any(columns["settings"]):
@@ -241,6 +256,16 @@ def table(run: Run) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return lines if found else []
+
+
+def in_bytes(number: int | None) -> str:
+    """Bytes in words; a dash where they are not known."""
+    if number is None:
+        return "–"
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} B"
 
 
 def spread(values: Sequence[float]) -> Spread:

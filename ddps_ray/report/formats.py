@@ -28,6 +28,7 @@ _LATEX = {
 _COLUMNS = (
     *("run", "data", "set", "selector", "ipc", "student", "teacher", "protocol", "classes", "class_digest"),
     *("metric", "mean", "std", "seeds", "reference", "pairs", "difference", "low", "high", "images", "bytes"),
+    *("label_bytes", "total_bytes"),
     *("hlr", "ior", "lrs", "ior_plain", "ars", "settings", "failed"),
 )
 
@@ -141,6 +142,8 @@ def _line(cell: Cell) -> dict[str, Any]:
         "high": _percent(high),
         "images": result.images,
         "bytes": result.set_bytes,
+        "label_bytes": result.label_bytes,
+        "total_bytes": result.total_bytes,
         "settings": json.dumps(json.loads(result.settings) | {"epochs": result.epochs}, sort_keys=True),
         **_scores(cell),
     }

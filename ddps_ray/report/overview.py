@@ -1,5 +1,6 @@
 """The head of the page: the run in one sentence, its key numbers, its stages and its main settings."""
 
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from ddps_ray.report.charts import percent
 from ddps_ray.report.distilled import DistilledSet
 from ddps_ray.report.tables import Scores
 from ddps_ray.storage import Run
+from ddps_ray.students import teachers
 
 
 def sentence(
@@ -30,9 +32,17 @@ def sentence(
         parts.append(
             f"The best{_of_classes(best, results)}, “{best.set_name}” at {_count(best.ipc, 'image')} per class, "
             f"taught {best.student} to an accuracy of {_percent(best.last)}{_beside(best, results)}; "
-            f"the teacher, which saw the whole data set, has {percent(best.teacher_accuracy, 1)}."
+            f"{taught_by(recipe, best)}."
         )
     return " ".join(parts)
+
+
+def taught_by(recipe: Recipe, best: Accuracy) -> str:
+    """What its teacher gets right, in words."""
+    if not best.has_teacher:
+        return "its labels were hard ones, without a teacher"
+    named = f" “{best.teacher}”" if len(recipe.all_teachers) > 1 else ""
+    return f"the teacher{named}, which saw the whole data set, has {percent(best.teacher_accuracy, 1)}"
 
 
 def _beside(best: Accuracy, results: list[Accuracy]) -> str:
@@ -96,10 +106,24 @@ def settings(recipe: Recipe) -> list[tuple[str, str]]:
         ("Prompt ∅", f"“{score.null_prompt}”"),
         ("Clusters a class, M", f"{distill.clusters}, of which the top {distill.top_clusters} give patches"),
         ("Mosaics of four", _mosaics(recipe)),
-        ("Students", f"{', '.join(student.arch for student in evaluate.students)}; {evaluate.epochs} epochs"),
-        ("Teacher", f"{recipe.teacher.model.arch}, weights: {recipe.teacher.weights}"),
+        ("Students", f"{', '.join(student.arch for student in evaluate.students)}; {_protocols(recipe)}"),
+        *_teachers(recipe),
         ("Seed", str(recipe.seed)),
     ]
+
+
+def _protocols(recipe: Recipe) -> str:
+    """How students are trained, in words."""
+    cfg = recipe.evaluate
+    named = f"protocol{'s' if len(cfg.protocols) > 1 else ''} {', '.join(cfg.protocols)}"
+    return named if cfg.epochs is None else f"{named}; {cfg.epochs} epochs"
+
+
+def _teachers(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    """Each teacher; none where no student learns from one."""
+    if teachers.needed(recipe.evaluate):
+        for name, cfg in recipe.all_teachers.items():
+            yield f"Teacher {name}".strip(), f"{cfg.model.arch}, weights: {cfg.weights}"
 
 
 def _mosaics(recipe: Recipe) -> str:

@@ -72,6 +72,7 @@ def _context(where: Run, recipe: Recipe) -> dict[str, Any]:
     return {
         "recipe": recipe,
         "percent": charts.percent,
+        "in_bytes": accuracy.in_bytes,
         "number": _number_format(scores.typicality),
         "record": overview.record(where),
         "settings": overview.settings(recipe),
@@ -146,6 +147,7 @@ def _accuracy(results: list[Accuracy], sets: list[DistilledSet]) -> dict[str, An
         "rows": list(zip(results, differing, strict=True)),
         "several": several,
         "variants": any(differing),
+        "labelled": any(result.label_bytes for result in results),
         "charts": lines,
         "best": accuracy.best(results),
     }

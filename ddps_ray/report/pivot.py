@@ -2,11 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ddps_ray.report import notes
-from ddps_ray.report.accuracy import RANDOM, Spread
+from ddps_ray.report.accuracy import RANDOM, Accuracy, Spread, in_bytes
 from ddps_ray.report.cells import Cell
 from ddps_ray.report.comparison import Difference
 from ddps_ray.report.layouts import HEADINGS, LAYOUTS, NONE, Layout, Placed, in_head, lettered, marked, order, place
@@ -14,6 +14,18 @@ from ddps_ray.report.notes import MINUS
 
 Key = tuple[tuple[str, ...], str]
 """A row or column: its labels, and the letter of its settings."""
+
+
+_SIZES: Mapping[str, Callable[[Accuracy], str]] = {
+    "Images": lambda each: f"{each.images:,}",
+    "Size": lambda each: in_bytes(each.set_bytes),
+}
+"""What a result was trained on, by heading."""
+_WITH_LABELS: Mapping[str, Callable[[Accuracy], str]] = {
+    "Labels": lambda each: in_bytes(each.label_bytes),
+    "Total": lambda each: in_bytes(each.total_bytes),
+}
+"""Besides, where labels were stored."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,9 @@ class _Block:
         self.letters, self.told, self.placed = lettered(placed)
         self.seeds = notes.seeds(placed)
         self.marks_columns = layout.compared in layout.columns
+        self.sizes = _SIZES if layout.sizes else {}
+        if layout.sizes and any(each.cell.result.label_bytes for each in placed):
+            self.sizes = {**_SIZES, **_WITH_LABELS}
 
     def table(self, metric: str) -> Table:
         """The table; `metric` is a key of `cells.METRICS`."""
@@ -73,7 +88,7 @@ class _Block:
             {column for row in rows.values() for column in row},
             key=lambda key: (order(key[0], self.layout.columns, self.cells), key[1]),
         )
-        heads = [HEADINGS[name] for name in self.layout.rows] + ["Images", "Size"] * self.layout.sizes
+        heads = [HEADINGS[name] for name in self.layout.rows] + list(self.sizes)
         first = self.placed[0].at
         return Table(
             title=", ".join(_said(name, first[name]) for name in self.layout.fixed),
@@ -85,7 +100,7 @@ class _Block:
 
     def _sorted(self, rows: dict[Key, dict[Key, Cell]]) -> list[Key]:
         def of(key: Key) -> tuple[float, list[tuple[object, ...]], str]:
-            size = _first(rows[key]).result.set_bytes if self.layout.sizes else 0
+            size = _first(rows[key]).result.total_bytes if self.layout.sizes else 0
             return float("inf") if size is None else size, order(key[0], self.layout.rows, self.cells), key[1]
 
         return sorted(rows, key=of)
@@ -97,7 +112,7 @@ class _Block:
     def _lines(self, key: Key, row: dict[Key, Cell], columns: Sequence[Key]) -> list[tuple[str, ...]]:
         """A row, and beneath it its difference to the random set."""
         cells, about = [row.get(column) for column in columns], _first(row).result
-        sizes = (f"{about.images:,}", size(about.set_bytes)) if self.layout.sizes else ()
+        sizes = [said(about) for said in self.sizes.values()]
         lines = [(*marked(*key), *sizes, *(self._value(cell) if cell else NONE for cell in cells))]
         if any(cell.difference for cell in row.values()):
             gaps = (self._gap(cell.difference) if cell and cell.difference else "" for cell in cells)
@@ -127,16 +142,6 @@ def _said(name: str, value: str) -> str:
 def signed(share: float) -> str:
     """A difference in percent points, with its sign."""
     return f"{100 * share:+.1f}".replace("-", MINUS)
-
-
-def size(number: int | None) -> str:
-    """Bytes in words; a dash where they are not known."""
-    if number is None:
-        return NONE
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if number >= factor:
-            return f"{number / factor:.1f} {unit}"
-    return f"{number} B"
 
 
 def rankings(cells: Sequence[Cell]) -> list[Table]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -37,6 +37,32 @@ class Location(NamedTuple):
 
     stage: str
     uri: str
+
+
+class Whole(NamedTuple):
+    """All training images of some classes.
+
+    Attributes:
+        class_ids: The classes, in the order of a set that has them.
+        ipc: Images per class, on average.
+        images: Their number.
+    """
+
+    class_ids: tuple[str, ...]
+    ipc: int
+    images: int
+
+
+def wholes(counts: Mapping[str, int], class_ids_of_sets: Iterable[tuple[str, ...]]) -> Iterator[Whole]:
+    """Yields what `evaluate.whole` adds to some sets: the training split once for the classes of each.
+
+    Args:
+        counts: Training images of each class.
+        class_ids_of_sets: The classes of each set.
+    """
+    for class_ids in dict.fromkeys(class_ids_of_sets):
+        images = sum(counts[class_id] for class_id in class_ids)
+        yield Whole(class_ids, round(images / len(class_ids)), images)
 
 
 def images_by_class(run: Run, split: str) -> dict[str, int]:
@@ -215,7 +241,8 @@ def read_metadata(uri: str) -> pa.Table:
     try:
         return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
-        raise UserError(f"{place}: {first_line(error)}: delete it, and `ddps distill` makes the set again") from error
+        reason = first_line(error).rpartition(f"'{path}': ")[2].rstrip(".")
+        raise UserError(f"{place}: {reason}: delete it, and `ddps distill` makes the set again") from error
 
 
 def _needed(settings: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """RDED's augmentation on whole batches: mosaic shuffle, random-resized crop, flip, normalisation, CutMix.
 
-Every draw comes from a CPU generator that the caller seeds, so a batch is the same on any device.
+Every draw comes from a CPU generator that the caller seeds, so a batch is the same on any device. What goes to a GPU is
+a few numbers an image, without waiting for it (`non_blocking`); pixels are computed there.
 """
 
 import math
@@ -20,6 +21,23 @@ _TRIES = 10
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What is drawn for the N images of a batch, from the seed alone.
+
+    Attributes:
+        swaps_2N: Whether the columns, and the rows, of each mosaic change places; None where none is shuffled.
+        boxes_N4: Box of each crop, as `random_boxes` gives it.
+        flips_N: Which results are mirrored.
+        changes: Of the colours; None where there are none.
+    """
+
+    swaps_2N: Tensor | None
+    boxes_N4: Tensor
+    flips_N: Tensor
+    changes: colour.Changes | None
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What happens to a batch before the networks see it.
 
@@ -36,26 +54,35 @@ class Augmentation:
     colour: bool = False
 
     def __call__(self, images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws for a batch, and applies that; arguments and result as there."""
+        return self.apply(images_NCHW, self.draw(len(images_NCHW), images_NCHW.shape[-1], generator))
+
+    def draw(self, count: int, side: int, generator: torch.Generator) -> Draws:
+        """Draws for so many square images of so many pixels a side."""
+        return Draws(
+            swaps_2N=torch.rand(2, count, generator=generator) < 0.5 if self.shuffle else None,
+            boxes_N4=random_boxes(count, side, self.crop_scale, generator),
+            flips_N=torch.rand(count, generator=generator) < 0.5,
+            changes=colour.draw(count, generator) if self.colour else None,
+        )
+
+    def apply(self, images_NCHW: Tensor, draws: Draws) -> Tensor:
         """Augments square images of shape N×3×S×S, of values 0..255, to normalised float32 of shape N×3×size×size."""
-        count, side = images_NCHW.shape[0], images_NCHW.shape[-1]
-        if self.shuffle:
-            images_NCHW = shuffle_mosaic(images_NCHW, generator)
-        boxes_N4 = random_boxes(count, side, self.crop_scale, generator)
-        flip_N = torch.rand(count, generator=generator) < 0.5
-        if self.crop_scale == (1.0, 1.0) and side == self.size:  # whole images are not resampled
-            flip_N111 = flip_N.to(images_NCHW.device)[:, None, None, None]
+        if draws.swaps_2N is not None:
+            images_NCHW = swap_halves(images_NCHW, draws.swaps_2N)
+        if self.crop_scale == (1.0, 1.0) and images_NCHW.shape[-1] == self.size:  # whole images are not resampled
+            flip_N111 = draws.flips_N.to(images_NCHW.device, non_blocking=True)[:, None, None, None]
             cropped_NCHW = torch.where(flip_N111, images_NCHW.flip(3), images_NCHW).float()
         else:
-            cropped_NCHW = resized_crop(images_NCHW, boxes_N4, flip_N, self.size)
-        if self.colour:
-            cropped_NCHW = colour.jitter(cropped_NCHW, generator)
+            cropped_NCHW = resized_crop(images_NCHW, draws.boxes_N4, draws.flips_N, self.size)
+        if draws.changes is not None:
+            cropped_NCHW = colour.jitter(cropped_NCHW, draws.changes)
         return normalise(cropped_NCHW).contiguous(memory_format=torch.channels_last)
 
 
-def shuffle_mosaic(images_NCHW: Tensor, generator: torch.Generator) -> Tensor:
-    """Shuffles the 2×2 mosaic of each image: its two columns as wholes, then its two rows."""
-    swap_2N = torch.rand(2, len(images_NCHW), generator=generator) < 0.5
-    for dim, swap_N in zip((3, 2), swap_2N.to(images_NCHW.device), strict=True):
+def swap_halves(images_NCHW: Tensor, swaps_2N: Tensor) -> Tensor:
+    """Shuffles the 2×2 mosaic of each image: its two columns as wholes, then its two rows, where they are to swap."""
+    for dim, swap_N in zip((3, 2), swaps_2N.to(images_NCHW.device, non_blocking=True), strict=True):
         swapped_NCHW = images_NCHW.roll(-(images_NCHW.shape[dim] // 2), dim)
         images_NCHW = torch.where(swap_N[:, None, None, None], swapped_NCHW, images_NCHW)
     return images_NCHW
@@ -100,24 +127,23 @@ def resized_crop(images_NCHW: Tensor, boxes_N4: Tensor, flip_N: Tensor, size: in
     Returns:
         float32 in [0, 255], of shape N×C×size×size; pixels outside a box have no influence on it.
     """
-    side = images_NCHW.shape[-1]
+    side, device = images_NCHW.shape[-1], images_NCHW.device
+    boxes_N4, flip_N = (each.to(device, non_blocking=True) for each in (boxes_N4, flip_N))
     starts_N2, lengths_N2 = boxes_N4[:, None, :2].float(), boxes_N4[:, None, 2:].float()
-    steps_1L1 = (torch.arange(size, dtype=torch.float32)[None, :, None] + 0.5) / size
+    steps_1L1 = (torch.arange(size, dtype=torch.float32, device=device)[None, :, None] + 0.5) / size
     pixels_NL2 = starts_N2 + (steps_1L1 * lengths_N2 - 0.5).clamp(min=0).minimum(lengths_N2 - 1)
     coordinates_NL2 = (2 * pixels_NL2 + 1) / side - 1  # grid_sample's, where -1 and 1 are the image's outer edges
     x_NL = torch.where(flip_N[:, None], coordinates_NL2[..., 0].flip(1), coordinates_NL2[..., 0])
     y_NL = coordinates_NL2[..., 1]
     grid_NLL2 = torch.stack([x_NL[:, None, :].expand(-1, size, -1), y_NL[:, :, None].expand(-1, -1, size)], -1)
-    return F.grid_sample(
-        images_NCHW.float(), grid_NLL2.to(images_NCHW.device), padding_mode="border", align_corners=False
-    )
+    planes_NCHW = images_NCHW.to(torch.float32, memory_format=torch.contiguous_format)  # sampled faster on CPUs
+    return F.grid_sample(planes_NCHW, grid_NLL2, padding_mode="border", align_corners=False)
 
 
 def normalise(images_NCHW: Tensor) -> Tensor:
     """Brings values in [0, 255] to ImageNet's mean 0 and standard deviation 1 for each channel."""
-    mean_C11 = 255 * torch.tensor(MEAN, device=images_NCHW.device)[:, None, None]
-    std_C11 = 255 * torch.tensor(STD, device=images_NCHW.device)[:, None, None]
-    return (images_NCHW - mean_C11) / std_C11
+    mean_std_2C11 = (255 * torch.tensor([MEAN, STD])).to(images_NCHW.device, non_blocking=True)[:, :, None, None]
+    return (images_NCHW - mean_std_2C11[0]).div_(mean_std_2C11[1])
 
 
 def cutmix_box(side: int, kept: float, centre: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -136,22 +162,41 @@ def cutmix_box(side: int, kept: float, centre: tuple[int, int]) -> tuple[int, in
     return max(x - half, 0), max(y - half, 0), min(x + half, side), min(y + half, side)
 
 
-def cutmix(images_NCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, float]:
-    """Pastes one box of a random other image of the batch into each image; λ ~ Beta(1, 1), the uniform distribution.
+@dataclass(frozen=True)
+class Cut:
+    """What CutMix pastes into the N images of a batch.
+
+    Attributes:
+        partners_N: For each the number of the image that its box comes from.
+        box: left, top, right, bottom in pixels; the same for all.
+        kept: Share of each image's area that is still its own.
+    """
+
+    partners_N: Tensor
+    box: tuple[int, int, int, int]
+    kept: float
+
+
+def draw_cut(count: int, side: int, generator: torch.Generator) -> Cut:
+    """Draws the box of CutMix, and a random partner for each image; λ ~ Beta(1, 1), the uniform distribution.
 
     Args:
-        images_NCHW: Square images.
+        count: N.
+        side: Side of the images in pixels.
         generator: CPU generator.
-
-    Returns:
-        The mixed images; for each the number of the image that the box comes from; and the share of each image's area
-        that is still its own.
     """
-    count, side = images_NCHW.shape[0], images_NCHW.shape[-1]
-    partners_N = torch.randperm(count, generator=generator).to(images_NCHW.device)
+    partners_N = torch.randperm(count, generator=generator)
     kept = torch.rand((), generator=generator).item()
     x, y = torch.randint(side, (2,), generator=generator).tolist()
     left, top, right, bottom = cutmix_box(side, kept, (x, y))
+    return Cut(partners_N, (left, top, right, bottom), 1 - (bottom - top) * (right - left) / side**2)
+
+
+def paste(images_NCHW: Tensor, cut: Cut) -> Tensor:
+    """Pastes the box of its partner into each image, and returns the mixed images."""
+    left, top, right, bottom = cut.box
     mixed_NCHW = images_NCHW.clone()
-    mixed_NCHW[:, :, top:bottom, left:right] = images_NCHW[partners_N, :, top:bottom, left:right]
-    return mixed_NCHW, partners_N, 1 - (bottom - top) * (right - left) / side**2
+    mixed_NCHW[:, :, top:bottom, left:right] = images_NCHW[
+        cut.partners_N.to(images_NCHW.device, non_blocking=True), :, top:bottom, left:right
+    ]
+    return mixed_NCHW

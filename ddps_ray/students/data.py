@@ -8,25 +8,24 @@ from typing import Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as VF
 
-from ddps_ray import manifest, schemas, storage
-from ddps_ray.errors import BadImage, UserError, first_line
+from ddps_ray import manifest, schemas
+from ddps_ray.errors import BadImage, UserError
 from ddps_ray.sources.reading import read_image
 from ddps_ray.storage import Run
-from ddps_ray.students import images
+from ddps_ray.students import images, memory
 from ddps_ray.students.images import Fit
 
 MEMORY_LIMIT = 2 << 30
 """Bytes of training images that a process holds in memory where the cache on disk has no room for them."""
 
 _AHEAD = 3
-_SHARE = 4  # a quarter of a GPU's free memory may go to images, if a step has room beside them
+_SHARE = 4  # a quarter of a GPU's memory that is free for this process may go to images, if a step has room beside
 
 
 class Pictures:
@@ -114,7 +113,7 @@ class Pictures:
         """
         if device.type != "cuda" or self._held_NHWC is None:
             return self
-        free, _ = torch.cuda.mem_get_info(device)
+        free = memory.free(device)
         if self._held_NHWC.nbytes < min(free // _SHARE, free - needed):
             self._held_NHWC = self._held_NHWC.to(device)
             self._held = None  # which lets go of the cache
@@ -129,13 +128,18 @@ class Pictures:
 
         Images are uint8 (see `of` for others), channels last in memory, on the device of `on`; labels on the CPU.
         """
+        for images_NCHW, index_N in self.numbered(chunks):
+            yield images_NCHW, self.labels_N[index_N]
+
+    def numbered(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images as `batches` does, and the index of each, of shape N."""
         if self._held_NHWC is None:
             yield from self._decoded(chunks)
             return
         for chunk_N in chunks:
             good_N = self._good(chunk_N)
             images_NHWC = self._held_NHWC[good_N.to(self._held_NHWC.device, non_blocking=True)]
-            yield images_NHWC.permute(0, 3, 1, 2), self.labels_N[good_N]
+            yield images_NHWC.permute(0, 3, 1, 2), good_N
 
     def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields every image once, `batch` at a time."""
@@ -179,7 +183,7 @@ class Pictures:
         decoded = [image_HWC for image_HWC in results if image_HWC is not None]
         if decoded:
             good_N = torch.tensor([image_HWC is not None for image_HWC in results])
-            yield torch.stack(decoded).permute(0, 3, 1, 2), self.labels_N[chunk_N[good_N]]
+            yield torch.stack(decoded).permute(0, 3, 1, 2), chunk_N[good_N]
 
     def _decode(self, index: int) -> Tensor | None:
         try:
@@ -226,51 +230,9 @@ def validation_fit(size: int) -> Centre:
     return Centre(max(size, size // 7 * 8), size)
 
 
-@dataclass(frozen=True)
-class Distilled:
-    """A distilled set.
-
-    Attributes:
-        pictures: Its images.
-        mosaic: Whether they are mosaics of four patches.
-    """
-
-    pictures: Pictures
-    mosaic: bool
-
-
-def load_distilled(folder: str, class_ids: Sequence[str], size: int) -> Distilled:
-    """Loads a finished distilled set by its metadata.
-
-    Args:
-        folder: Path or URI of `distilled/<name>/ipc=<k>`.
-        class_ids: Its classes in the order of their labels.
-        size: Side in pixels to which images of another size are brought.
-
-    Raises:
-        UserError: The metadata or an image is missing or damaged.
-    """
-    metadata = read_metadata(folder)
-    files = metadata.group_by("file", use_threads=False).aggregate([("class_id", "min")]).sort_by("file")
-    uris = [storage.join(folder, file) for file in files["file"].to_pylist()]
-    rows = pa.table({"image_id": files["file"], "uri": uris, "class_id": files["class_id_min"]})
-    pictures = _kept(rows, class_ids, Stretch(size), size, strict=True)
-    return Distilled(pictures, mosaic=bool(pc.max(metadata["slot"]).as_py()))
-
-
-def read_metadata(folder: str) -> pa.Table:
-    """Reads the metadata of a distilled set.
-
-    Raises:
-        UserError: It cannot be read, or is not what `distill` writes.
-    """
-    uri = storage.join(folder, "metadata.parquet")
-    filesystem, path = storage.open_uri(uri)
-    try:
-        return schemas.check(schemas.dataset([path], filesystem, schemas.DISTILLED).to_table(), schemas.DISTILLED)
-    except (OSError, pa.ArrowInvalid, ValueError) as error:
-        reason = first_line(error).rpartition(f"'{path}': ")[2].rstrip(".")
-        raise UserError(f"{uri}: {reason}: delete it, and `ddps distill` makes the set again") from error
+def training_fit(size: int) -> Centre:
+    """A teacher's view of a training image: shorter edge to `size`, then its middle, so a long image loses its ends."""
+    return Centre(size, size)
 
 
 def class_ids(run: Run, split: str) -> list[str]:
@@ -285,19 +247,19 @@ def load_validation(run: Run, split: str, class_ids: Sequence[str], size: int) -
     Raises:
         UserError: The split has no image of these classes, or there is no room for them.
     """
-    return _kept(_rows(run, split, class_ids), class_ids, validation_fit(size), size)
+    return kept(_rows(run, split, class_ids), class_ids, validation_fit(size), size)
 
 
 def load_training(run: Run, split: str, class_ids: Sequence[str], size: int) -> Pictures:
-    """Loads a teacher's training images: shorter edge to `size`, centre square, so a long image loses its ends.
+    """Loads the training images of some classes, as `training_fit` has them.
 
     Raises:
         UserError: The split has no image of these classes.
     """
-    return _kept(_rows(run, split, class_ids), class_ids, Centre(size, size), size, limit=MEMORY_LIMIT)
+    return kept(_rows(run, split, class_ids), class_ids, training_fit(size), size, limit=MEMORY_LIMIT)
 
 
-def _kept(
+def kept(
     rows: pa.Table, class_ids: Sequence[str], fit: Fit, size: int, strict: bool = False, limit: int | None = None
 ) -> Pictures:
     """Pictures that are decoded once a node; arguments as of `Pictures`, and `fit` says its parameters by its repr."""

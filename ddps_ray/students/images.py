@@ -5,7 +5,6 @@ decodes holds it alone, whoever uses the entry holds it together with others, an
 process that dies.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,7 +25,7 @@ import psutil
 from PIL import Image
 from pyarrow import fs
 
-from ddps_ray import storage
+from ddps_ray import locks, storage
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import BadImage, UserError, first_line
 from ddps_ray.sources import locators, parquet
@@ -51,8 +50,8 @@ _SPARE = 0.05  # of a disk: Ray spills no objects to one that is fuller
 _FULL = "less than 5 % of the disk would be left"
 _CGROUP = Path("/sys/fs/cgroup")
 _AWAITED = {
-    fcntl.LOCK_SH: "decodes the same images",
-    fcntl.LOCK_EX: "decodes the same images, or uses them still although their files have gone from {target}",
+    locks.SHARED: "decodes the same images",
+    locks.ALONE: "decodes the same images, or uses them still although their files have gone from {target}",
 }
 """What another process does for whose lock one waits, by the kind that is wanted."""
 
@@ -149,6 +148,21 @@ def load(
     return Images(pixels_NHWC, _decode(uris, fit, pixels_NHWC))
 
 
+def refusal(needed: int) -> str | None:
+    """Why the cache would take no entry of so many bytes, on this machine and if all others went; None if it would."""
+    folder = _folder()
+    try:
+        _check_limit(folder, needed)
+        with _on_the_disk(folder):
+            there = next(each for each in (folder, *folder.parents) if each.exists())
+            others = sum(map(_size, folder.iterdir())) if there == folder else 0
+            if needed > _free_disk(there) + others:
+                raise _NoRoom(f"{folder}: {_FULL}")
+    except _NoRoom as reason:
+        return str(reason)
+    return None
+
+
 def threads() -> int:
     """Threads that decode on this machine: one for each CPU of this process, a few more where stores are slow."""
     return min(32, max(8, len(os.sched_getaffinity(0))))
@@ -214,16 +228,16 @@ def _from_disk(uris: Sequence[str], fit: Fit, side: int, transform: str) -> Imag
     with _on_the_disk(target.parent):
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = target.with_suffix(".lock").open("a+b")
-    _take(lock, fcntl.LOCK_SH, target)
+    _take(lock, locks.SHARED, target)
     for _ in range(_TRIES):
         if (images := _open(target, shape, lock)) is not None:
             with suppress(OSError):
                 os.utime(target)  # the time of its last use
             return images
-        _take(lock, fcntl.LOCK_EX, target)
+        _take(lock, locks.ALONE, target)
         if _open(target, shape, lock) is None:  # no other process has been faster
             _build(target, uris, fit, shape)
-        _take(lock, fcntl.LOCK_SH, target)  # between the two another process can have removed it
+        _take(lock, locks.SHARED, target)  # between the two another process can have removed it
     raise _NoRoom(f"{target.parent}: what is written there cannot be mapped")
 
 
@@ -234,11 +248,7 @@ def _take(lock: BinaryIO, kind: int, target: Path) -> None:
         _NoRoom: The file system gives no locks.
     """
     with _on_the_disk(target.parent):
-        try:
-            fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"waiting for another process of this machine, which {_AWAITED[kind].format(target=target)}")
-            fcntl.flock(lock, kind)
+        locks.take(lock, kind, _AWAITED[kind].format(target=target))
 
 
 def _open(target: Path, shape: tuple[int, ...], lock: BinaryIO) -> Images | None:
@@ -326,9 +336,9 @@ def _used(entry: Path) -> float:
 def _remove(entry: Path) -> bool:
     """Removes an entry, unless a process uses or makes it."""
     with suppress(OSError), entry.with_suffix(".lock").open("a+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(entry)
-        return True
+        if locks.take_at_once(lock, locks.ALONE):
+            shutil.rmtree(entry)
+            return True
     return False
 
 

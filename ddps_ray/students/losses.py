@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,10 +47,17 @@ class Targets:
 
     def part(self, index_M: Tensor) -> "Targets":
         """Those of some of the images."""
-        tensors = (self.labels_N, self.partners_N, self.given_NK, self.given_partners_NK)
-        labels_M, partners_M, given_MK, others_MK = (None if each is None else each[index_M] for each in tensors)
-        assert labels_M is not None
-        return Targets(labels_M, partners_M, self.kept, given_MK, others_MK)
+        return self._each(lambda tensor: tensor[index_M])
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same on a device."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Targets":
+        """The same with each tensor changed."""
+        tensors = (self.partners_N, self.given_NK, self.given_partners_NK, self.teacher_NK)
+        partners, given, others, teacher = (None if each is None else change(each) for each in tensors)
+        return Targets(change(self.labels_N), partners, self.kept, given, others, teacher)
 
 
 def kl(student_NK: Tensor, targets: Targets, temperature: float) -> Tensor:
@@ -99,3 +107,6 @@ LOSSES: Mapping[str, Callable[[Tensor, Targets, float], Tensor]] = {
     "given-ce": given_cross_entropy,
 }
 """By the name in a protocol: from the student's logits, float32, the targets and the temperature."""
+
+TEMPERED = ("kl",)
+"""Those to which the temperature makes a difference."""

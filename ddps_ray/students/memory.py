@@ -193,13 +193,23 @@ def accumulation(
         raise UserError(
             f"evaluate.students: {networks.name(network)} at {size} px needs {least / 2**30:.1f} GiB for "
             f"{math.ceil(share / most)} images at a time, and the GPU has {available / 2**30:.1f}: choose a smaller "
-            "evaluate.size, a smaller network or a larger GPU"
+            "evaluate.size, a smaller network, a larger GPU or, where students share one, a larger part (evaluate.gpus)"
         )
     few, many = 1, most  # too few, and enough: fewer images never need more
     while many - few > 1:
         middle = (few + many) // 2
         few, many = (few, middle) if need(middle) <= available else (middle, many)
     return many
+
+
+def free(device: torch.device) -> int:
+    """Bytes of a GPU that this process may still take: what is free, and of its share of the GPU what it has not yet.
+
+    The share is what `torch.cuda.set_per_process_memory_fraction` was told; by default all.
+    """
+    now, total = torch.cuda.mem_get_info(device)
+    mine = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(min(now, mine - torch.cuda.memory_reserved(device)), 0)
 
 
 def _share(protocol: Protocol, workers: int) -> int:

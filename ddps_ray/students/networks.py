@@ -1,5 +1,6 @@
 """Architectures by name: ConvNets, the small ResNets of 64 px and less, torchvision's classifiers, and timm's."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +24,10 @@ _TIMM_NAMES = {
 }
 _OTHER_OUTPUTS = ("googlenet", "inception_v3")
 """Of torchvision's, those that give more than logits in training."""
+_HEADS_BY_OUTPUTS = ("efficientnet", "mnasnet")
+"""Of torchvision's, those whose head begins with weights that go by its number of outputs, as one by its root."""
+_IMAGENET = 1000
+"""Classes of ImageNet-1K."""
 
 
 class ConvNet(nn.Module):
@@ -102,7 +107,7 @@ def from_timm(arch: str, classes: int, size: int, pretrained: bool = False) -> n
 
 
 def from_torchvision(arch: str, classes: int, size: int) -> nn.Module:
-    """Makes one of torchvision's networks, with random weights.
+    """Makes one of torchvision's networks, with random weights: those of a head for ImageNet's classes, as in RDED.
 
     Raises:
         UserError: It cannot be built so.
@@ -112,6 +117,9 @@ def from_torchvision(arch: str, classes: int, size: int) -> nn.Module:
         network: nn.Module = torchvision.models.get_model(arch, weights=None, num_classes=classes, **options)
     except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise _unfit(arch, size, error) from error
+    if arch.startswith(_HEADS_BY_OUTPUTS):
+        head = network.get_parameter("classifier.1.weight")
+        head.data.mul_(math.sqrt(classes / _IMAGENET))
     return network
 
 

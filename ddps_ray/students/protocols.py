@@ -6,6 +6,7 @@ from typing import Any
 
 from ddps_ray.config import Evaluate, Student
 from ddps_ray.students import networks
+from ddps_ray.students.losses import TEMPERED
 
 SMALL = 64
 """Side in pixels up to which the rules of CIFAR and Tiny ImageNet hold."""
@@ -48,7 +49,7 @@ class Protocol:
         decay_all: Whether biases and norms decay too, and not only weights of more than one dimension.
         schedule: Key of `schedules.SCHEDULES`.
         loss: Key of `losses.LOSSES`.
-        temperature: Of both softmaxes, where the loss has them.
+        temperature: Of both softmaxes; 1 where the loss has none, so that the recipe's changes nothing there.
         cutmix: Mix every batch.
         crop_scale: Area of the random crops, least and most.
         shuffle: Shuffle the 2×2 mosaic.
@@ -90,7 +91,15 @@ def rded_batch(facts: Facts) -> int:
     return middle if facts.ipc < 50 else large
 
 
-_RDED_RATES = {"efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "vit": 1e-4, "deit": 1e-4, "swin": 1e-4, "vgg11": 5e-4}
+_RDED_RATES = {
+    "alexnet": 1e-4,
+    "deit": 1e-4,
+    "efficientnet_b0": 2e-3,
+    "mobilenet_v2": 2.5e-3,
+    "swin": 1e-4,
+    "vgg11": 5e-4,
+    "vit": 1e-4,
+}
 
 
 def rded_rate(student: Student) -> float:
@@ -105,10 +114,10 @@ def last_fifth(epochs: int) -> tuple[int, ...]:
 
 
 def minimax_epochs(facts: Facts) -> int:
-    """Minimax's number of epochs for ImageNet's subsets: fewer for larger sets, and two thirds for 100 classes."""
+    """Minimax's number of epochs for ImageNet's subsets: fewer for larger sets, and two thirds for just 100 classes."""
     bounds = ((1, 3000), (10, 2000), (50, 1500), (200, 1000), (500, 500))
     epochs = next((epochs for most, epochs in bounds if facts.ipc <= most), 300)
-    return epochs if facts.classes < 100 else epochs * 2 // 3 // 100 * 100
+    return epochs * 2 // 3 // 100 * 100 if facts.classes == 100 else epochs
 
 
 def crop_scale(facts: Facts) -> tuple[float, float]:
@@ -160,15 +169,16 @@ def edc(facts: Facts, student: Student) -> Protocol:
 
 
 def minimax(facts: Facts, student: Student) -> Protocol:
-    """Minimax's (CVPR 2024) for ImageNet's subsets: hard labels, SGD in steps, changes of colour, and no teacher."""
+    """Minimax's (CVPR 2024): hard labels, SGD in steps, changes of colour, no teacher; others above 100 classes."""
+    batch, lr, weight_decay = (64, 0.01, 5e-4) if facts.classes <= 100 else (128, 0.1, 1e-4)
     return replace(
         _rded(facts, student),
         name="minimax",
         epochs=minimax_epochs(facts),
-        batch=64,
+        batch=batch,
         optimiser="sgd",
-        lr=0.01,
-        weight_decay=5e-4,
+        lr=lr,
+        weight_decay=weight_decay,
         decay_all=True,
         schedule="steps",
         loss="ce",
@@ -200,9 +210,13 @@ PRESETS: Mapping[str, Callable[[Facts, Student], Protocol]] = {
 """By the name in the recipe; each says where it comes from."""
 
 
+_ANY = Facts(ipc=10, classes=10, images=100, mosaic=False, size=224, layout="imagefolder", teacher=None)
+"""A preset's loss is the same for all."""
+
+
 def needs_teacher(preset: str) -> bool:
     """Whether students are trained with a teacher's soft labels."""
-    return preset not in ("minimax", "hard", "given")
+    return PRESETS[preset](_ANY, Student(arch="resnet18")).teacher
 
 
 def needs_soft_labels(preset: str) -> bool:
@@ -225,5 +239,6 @@ def resolve(preset: str, settings: Evaluate, facts: Facts, student: Student) -> 
         made,
         batch=min(made.batch, facts.images),
         lr=made.lr if student.lr is None else student.lr,
+        temperature=made.temperature if made.loss in TEMPERED else 1.0,
         validations=last_fifth(made.epochs),
     )

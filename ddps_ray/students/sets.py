@@ -3,15 +3,40 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
+from ddps_ray import storage
 from ddps_ray.config import Evaluate
 from ddps_ray.errors import UserError
-from ddps_ray.students import foreign
+from ddps_ray.selection.sets import read_metadata
+from ddps_ray.students import data, foreign
+from ddps_ray.students.augment import Cut
 from ddps_ray.students.data import Pictures
+from ddps_ray.students.losses import Targets
 
 CHANGED = "has changed since the evaluation began: run it again, and students are trained on the set as it is now"
 """Said of a set that is not the one under whose digest a student would be filed."""
+
+
+def load_distilled(folder: str, class_ids: Sequence[str], size: int) -> "TrainingSet":
+    """Loads a finished distilled set by its metadata.
+
+    Args:
+        folder: Path or URI of `distilled/<name>/ipc=<k>`.
+        class_ids: Its classes in the order of their labels.
+        size: Side in pixels to which images of another size are brought.
+
+    Raises:
+        UserError: The metadata or an image is missing or damaged.
+    """
+    metadata = read_metadata(folder)
+    files = metadata.group_by("file", use_threads=False).aggregate([("class_id", "min")]).sort_by("file")
+    uris = [storage.join(folder, file) for file in files["file"].to_pylist()]
+    rows = pa.table({"image_id": files["file"], "uri": uris, "class_id": files["class_id_min"]})
+    pictures = data.kept(rows, class_ids, data.Stretch(size), size, strict=True)
+    return TrainingSet(pictures, mosaic=bool(pc.max(metadata["slot"]).as_py()))
 
 
 def load_foreign(
@@ -60,10 +85,17 @@ class TrainingSet:
         """Number of images."""
         return len(self.pictures)
 
-    def batches(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-        """Yields images of shape N×3×S×S, labels of shape N and given labels of shape N×K, for chunks of indices."""
-        if self.given_NK is None:
-            yield from ((images_NCHW, labels_N, None) for images_NCHW, labels_N in self.pictures.batches(chunks))
-            return
-        for chunk_N, (images_NCHW, labels_N) in zip(chunks, self.pictures.batches(chunks), strict=True):
-            yield images_NCHW, labels_N, self.given_NK[chunk_N]
+    def batches(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields images of shape N×3×S×S, and the index of each in the set, of shape N, for chunks of indices."""
+        yield from self.pictures.numbered(chunks)
+
+    def targets(self, index_N: Tensor, cut: Cut | None) -> Targets:
+        """What a batch is compared with, by the set's own labels.
+
+        Args:
+            index_N: Index of each of its images.
+            cut: What was pasted into them, if anything.
+        """
+        given_NK = None if self.given_NK is None else self.given_NK[index_N]
+        mixed_N, kept = (None, 1.0) if cut is None else (cut.partners_N, cut.kept)
+        return Targets.of(self.pictures.labels_N[index_N], given_NK, mixed_N, kept)

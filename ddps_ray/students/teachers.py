@@ -27,6 +27,8 @@ _HINT = (
     ": they go by ImageNet's WordNet ids, which data.classes can give in a third column or, as imagenet-1k, by name; "
     "for other classes set teacher.weights=trained"
 )
+_DOUBTED = 0.3
+"""Of the way from guessing to knowing all: a set of which a teacher knows more has the right labels, however small."""
 _CLOSE = 0.005
 """An accuracy is the expected one if it is off by no more than this."""
 
@@ -97,6 +99,10 @@ class _Source(ABC):
         """Says that it does not know a class."""
         return f"teacher.weights: {self.cfg.weights} weights of {self.cfg.model.arch} do not know class {class_id!r}"
 
+    def content(self) -> str | None:
+        """Digest of what files besides the recipe say of it; None where its name says all."""
+        return None
+
     def normalisation(self) -> tuple[Colour, Colour]:
         """Mean and standard deviation of the images that it was trained with."""
         return MEAN, STD
@@ -148,10 +154,7 @@ class _File(_Source):
         return file if described else f"{networks.name(self.cfg.model)}.{file}"
 
     def known(self) -> list[str]:
-        if not storage.exists(self.cfg.weights):
-            raise UserError(
-                f"teacher.weights: there is no file {self.cfg.weights}; besides a file it may be published or trained"
-            )
+        self._check()
         if self.cfg.class_order is not None:
             return weight_files.class_order(self.cfg.class_order)
         return list(self._description()["class_ids"])
@@ -167,6 +170,22 @@ class _File(_Source):
     def unknown(self, class_id: str) -> str:
         order = self.cfg.class_order or self._beside()
         return f"teacher.class_order: {order} does not name class {class_id!r}, neither by its id nor by its WordNet id"
+
+    def content(self) -> str:
+        self._check()
+        order = self._beside() if self.cfg.class_order is None else self.cfg.class_order
+        files = [self.cfg.weights, *([order] if order != weight_files.IMAGENET else [])]
+        try:
+            return storage.digest([weight_files.digest(file) for file in files])
+        except OSError:
+            self.known()  # which says what is missing
+            raise
+
+    def _check(self) -> None:
+        if not storage.exists(self.cfg.weights):
+            raise UserError(
+                f"teacher.weights: there is no file {self.cfg.weights}; besides a file it may be published or trained"
+            )
 
     def normalisation(self) -> tuple[Colour, Colour]:
         return self.cfg.mean or MEAN, self.cfg.std or STD
@@ -212,6 +231,18 @@ def name(called: str, cfg: Teacher) -> str:
         UserError: No such weights are published.
     """
     return called or _source(cfg).name()
+
+
+def content(cfg: Teacher) -> str | None:
+    """Digest of a teacher's file of weights, and of what says the order of its outputs; None where it has no file.
+
+    Raises:
+        UserError: One of them is missing or cannot be read.
+    """
+    try:
+        return _source(cfg).content()
+    except OSError as error:
+        raise UserError(f"teacher.weights: {cfg.weights} cannot be read: {first_line(error)}") from error
 
 
 def needed(settings: Evaluate) -> bool:
@@ -319,8 +350,7 @@ def verdict(accuracy: float, images: int, classes: int, expected: float | None) 
     """
     low, high = wilson(accuracy * images, images)
     measured = f"it gets {accuracy:.2%} of {images} validation images right"
-    chance = 1 / max(classes, 1)
-    if classes > 1 and high < min(1.5 * chance, chance + 0.2 * (1 - chance)):
+    if classes > 1 and high < _guessing(classes):
         return (
             f"{measured}, of {classes} classes, which is near chance. Likely cause: its outputs are in another order "
             "of classes, or its mean and standard deviation are others, or it was hardly trained"
@@ -333,6 +363,33 @@ def verdict(accuracy: float, images: int, classes: int, expected: float | None) 
             "or this is another validation split; if the figure is right, state it as teacher.accuracy"
         )
     return None
+
+
+def doubt_of_labels(accuracy: float, images: int, classes: int) -> str | None:
+    """Says why the labels of a set, or its colours, may be wrong; None if there is no reason to think so.
+
+    They are doubted if the teacher's accuracy on the set may be that of guessing, by the lower end of its 95 %
+    interval, and is nearer to guessing than to knowing; few images need not prove more.
+
+    Args:
+        accuracy: Share of the set's images that the teacher gets right.
+        images: Number of the images.
+        classes: Number of the classes between which it chooses.
+    """
+    low, _ = wilson(accuracy * images, images)
+    chance = 1 / max(classes, 1)
+    if classes < 2 or low > _guessing(classes) or accuracy > chance + _DOUBTED * (1 - chance):
+        return None
+    return (
+        f"which is near chance, of {classes} classes. Likely cause: its labels number the classes in another order "
+        "(name them in that order in `classes`), or its mean and std are others, or its images are ZCA-whitened"
+    )
+
+
+def _guessing(classes: int) -> float:
+    """An accuracy that is half as good again as guessing; of two classes, 60 %."""
+    chance = 1 / classes
+    return min(1.5 * chance, chance + 0.2 * (1 - chance))
 
 
 def _called(cfg: Teacher, known: Sequence[str], class_ids: Sequence[str], wnids: Mapping[str, str] | None) -> list[str]:

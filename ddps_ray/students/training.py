@@ -1,24 +1,25 @@
 """Training of one student on a set, by a protocol (paper, section 4.1), from any epoch on."""
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddps_ray.diffusion.noise import generator
 from ddps_ray.students import augment
-from ddps_ray.students.augment import Augmentation
 from ddps_ray.students.data import Pictures
+from ddps_ray.students.labels import Stored
 from ddps_ray.students.losses import LOSSES, Targets
-from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, epoch_batches, parts_of, unwrapped
+from ddps_ray.students.optimising import ALONE, OPTIMISERS, Share, parts_of, unwrapped
 from ddps_ray.students.protocols import Protocol
 from ddps_ray.students.schedules import SCHEDULES
 from ddps_ray.students.sets import TrainingSet
+from ddps_ray.students.views import Views
 
 State = dict[str, Any]
 """Weights, optimiser, finished epochs and what was measured: all that a training needs to go on."""
@@ -51,6 +52,24 @@ class Outcome:
     seconds: float
 
 
+class Point(NamedTuple):
+    """What an epoch gave.
+
+    Attributes:
+        epoch: Number of finished epochs.
+        loss: Its mean loss.
+        lr: Its learning rate.
+        accuracy: Top-1 after it, 0..1; None where the student was not tested.
+        time: When it ended, in seconds since 1970.
+    """
+
+    epoch: int
+    loss: float
+    lr: float
+    accuracy: float | None
+    time: float
+
+
 @dataclass(frozen=True)
 class Means:
     """How a training is done, as far as its result hardly depends on it.
@@ -76,16 +95,22 @@ def accuracy(model: nn.Module, pictures: Pictures, device: torch.device, bfloat1
     right_ = torch.zeros((), dtype=torch.long, device=device)
     seen = 0
     for images_NCHW, labels_N in pictures.in_order(_VALIDATION_BATCH):
-        shown_NCHW = augment.normalise(images_NCHW.to(device).float()).contiguous(memory_format=torch.channels_last)
+        shown_NCHW = augment.normalise(images_NCHW.to(device, non_blocking=True).float()).contiguous(
+            memory_format=torch.channels_last
+        )
         with _autocast(device, bfloat16):
             logits_NK = model(shown_NCHW)
-        right_ += (logits_NK.argmax(1) == labels_N.to(device)).sum()
+        right_ += (logits_NK.argmax(1) == labels_N.to(device, non_blocking=True)).sum()
         seen += len(labels_N)
     return right_.item() / max(seen, 1)
 
 
 class Training:
-    """One student in training; the fixed teacher, in eval mode, sees exactly the mixed batch that the student sees."""
+    """One student in training; the fixed teacher, in eval mode, sees exactly the mixed batch that the student sees.
+
+    Attributes:
+        history: What each finished epoch gave, those before a break included.
+    """
 
     def __init__(
         self,
@@ -95,6 +120,7 @@ class Training:
         protocol: Protocol,
         seed: int,
         means: Means,
+        stored: Stored | None = None,
     ) -> None:
         """Prepares it.
 
@@ -105,16 +131,18 @@ class Training:
             protocol: Settings.
             seed: Seed of order, augmentation and dropout.
             means: How it is done.
+            stored: The teacher's logits of all batches, in the place of a teacher.
         """
         self._student, self._teacher, self._set = student, teacher, training_set
         self._protocol, self._seed, self._means = protocol, seed, means
         self._device = next(student.parameters()).device
         self._optimiser = OPTIMISERS[protocol.optimiser](student, protocol.lr, protocol.weight_decay)
         self._loss = LOSSES[protocol.loss]
-        self._augment = Augmentation(means.size, protocol.crop_scale, protocol.shuffle, protocol.colour)
-        self._mean_ = _running_mean(unwrapped(student), protocol.ema) if protocol.ema else None
+        self._views, self._stored = Views(protocol, seed, means.size), stored
+        self._mean_ = copy.deepcopy(unwrapped(student)) if protocol.ema else None
         self._measured: dict[int, float] = {}
         self._done, self._seconds = 0, 0.0
+        self.history: list[Point] = []
         if teacher is not None:
             teacher.eval()
 
@@ -135,6 +163,8 @@ class Training:
             if validate is not None and self._done in self._protocol.validations:
                 self._measured[self._done] = validate(self.tested)
             self._seconds = time.monotonic() - begun
+            measured = self._measured.get(self._done)
+            self.history.append(Point(self._done, loss, self._rate(self._done - 1), measured, time.time()))
             if after_epoch is not None:
                 after_epoch(self.state, self._done, loss)
         if validate is None:
@@ -146,7 +176,7 @@ class Training:
     @property
     def tested(self) -> nn.Module:
         """The network that is tested: the student, or the running mean of its weights."""
-        return unwrapped(self._student) if self._mean_ is None else self._mean_.module
+        return unwrapped(self._student) if self._mean_ is None else self._mean_
 
     def state(self) -> State:
         """All that `restore` needs."""
@@ -157,6 +187,7 @@ class Training:
             "epochs": self._done,
             "measured": self._measured,
             "seconds": self._seconds,
+            "history": [tuple(point) for point in self.history],
         }
 
     def restore(self, state: State) -> None:
@@ -166,18 +197,23 @@ class Training:
             self._mean_.load_state_dict(state["mean"])
         self._optimiser.load_state_dict(state["optimiser"])
         self._done, self._measured, self._seconds = state["epochs"], dict(state["measured"]), state["seconds"]
+        self.history = [Point(*point) for point in state.get("history", ())]  # which earlier versions did not keep
 
     def losses(self, epoch: int) -> Iterator[Tensor]:
         """Trains for one epoch, and yields the loss of each step, of this worker's share; without waiting for it."""
         torch.manual_seed(self._epoch_seed(epoch))  # of dropout and the like, also where a training goes on
-        protocol = self._protocol
         for group in self._optimiser.param_groups:
-            group["lr"] = protocol.lr * SCHEDULES[protocol.schedule](epoch, protocol.epochs)
+            group["lr"] = self._rate(epoch)
         self._student.train()
-        draws = generator(self._seed, f"epoch={epoch}", "augmentation")
-        chunks = epoch_batches(len(self._set), protocol.batch, self._seed, epoch)
-        for images_NCHW, labels_N, given_NK in self._set.batches(chunks):
-            yield self._step(*self._mixed(images_NCHW, labels_N, given_NK, draws))
+        # Whole batches, so that they are the same for any number of workers.
+        for number, shown in enumerate(self._views.epoch(self._set, epoch, self._device)):
+            targets = self._set.targets(shown.index_N, shown.view.cut)
+            if self._stored is not None:
+                targets.teacher_NK = self._stored.logits(epoch, number, shown.index_N, shown.view)
+            yield self._step(shown.images_NCHW, targets.to(self._device))
+
+    def _rate(self, epoch: int) -> float:
+        return self._protocol.lr * SCHEDULES[self._protocol.schedule](epoch, self._protocol.epochs)
 
     def _epoch(self, epoch: int) -> float:
         return torch.stack(list(self.losses(epoch))).mean().item()
@@ -185,31 +221,21 @@ class Training:
     def _epoch_seed(self, epoch: int) -> int:
         return generator(self._seed, f"epoch={epoch}/rank={self._means.share.rank}", "dropout").initial_seed()
 
-    def _mixed(
-        self, images_NCHW: Tensor, labels_N: Tensor, given_NK: Tensor | None, draws: torch.Generator
-    ) -> tuple[Tensor, Targets]:
-        """Augments and mixes a whole batch, so that it is the same for any number of workers."""
-        device, mixed_N, kept = self._device, None, 1.0
-        images_NCHW = self._augment(images_NCHW.to(device, non_blocking=True), draws)
-        if self._protocol.cutmix:
-            images_NCHW, mixed_N, kept = augment.cutmix(images_NCHW, draws)
-        given_NK = None if given_NK is None else given_NK.to(device)
-        return images_NCHW, Targets.of(labels_N.to(device), given_NK, mixed_N, kept)
-
     def _step(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
         share, whole = self._means.share, len(images_NCHW)
         total = torch.zeros((), device=self._device)
         self._optimiser.zero_grad(set_to_none=True)
         parts = parts_of(whole, share, self._means.parts)
-        for number, part_N in enumerate(part_N.to(self._device) for part_N in parts):
+        for number, part_N in enumerate(part_N.to(self._device, non_blocking=True) for part_N in parts):
             weight = len(part_N) * share.world / whole  # the mean over workers is then that over the batch
+            part = (images_NCHW, targets) if len(part_N) == whole else (images_NCHW[part_N], targets.part(part_N))
             with self._without_talk(last=number + 1 == len(parts)):
-                loss = weight * self._loss_of(images_NCHW[part_N], targets.part(part_N))
+                loss = weight * self._loss_of(*part)
                 loss.backward()
             total += loss.detach()
         self._optimiser.step()
         if self._mean_ is not None:
-            self._mean_.update_parameters(unwrapped(self._student))
+            _follow(self._mean_, unwrapped(self._student), self._protocol.ema)
         return total
 
     def _loss_of(self, images_NCHW: Tensor, targets: Targets) -> Tensor:
@@ -226,9 +252,16 @@ class Training:
         return self._student.no_sync() if wrapped and not last else nullcontext()  # type: ignore[operator]
 
 
-def _running_mean(model: nn.Module, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+@torch.no_grad()
+def _follow(mean_: nn.Module, model: nn.Module, decay: float) -> None:
+    """Updates a running mean of the weights, without waiting for a GPU.
+
+    As EDC's, it begins with the weights of the beginning; BatchNorm's statistics are those of the model as it is.
+    """
+    torch._foreach_lerp_(list(mean_.parameters()), list(model.parameters()), 1 - decay)
+    for mine, other in zip(mean_.buffers(), model.buffers(), strict=True):
+        mine.copy_(other)
 
 
 def _autocast(device: torch.device, bfloat16: bool) -> AbstractContextManager[None]:
-    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+    return torch.autocast(device.type, torch.bfloat16) if bfloat16 else nullcontext()

@@ -1,11 +1,12 @@
 """Files of weights: safetensors and state dicts of PyTorch, read without pickle and fitted to a network."""
 
+import hashlib
 import io
 import re
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import safetensors.torch
@@ -86,6 +87,22 @@ def class_order(place: str) -> list[str]:
         twice = next(each for each in named if named.count(each) > 1)
         raise UserError(f"teacher.class_order: {place} has {twice!r} twice")
     return named
+
+
+def digest(uri: str) -> str:
+    """Stands for what a file holds now, wherever it lies; it is read once a process, as long as it is the same.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    filesystem, path = storage.open_uri(uri)
+    about = filesystem.get_file_info(path)
+    return _digest(uri, about.size, about.mtime_ns)
+
+
+@lru_cache
+def _digest(uri: str, size: int | None, time: int | None) -> str:
+    return hashlib.sha256(storage.read_bytes(uri)).hexdigest()[:12]
 
 
 def read(uri: str) -> State:

@@ -115,10 +115,10 @@ class Cluster:
         """Where a driver joins."""
         return f"127.0.0.1:{self._port}"
 
-    def add_worker(self) -> Node:
+    def add_worker(self, cpus: int | None = None) -> Node:
         """Starts one more worker, which has joined then; on a busy machine a node may end before, and is begun anew."""
         for _ in range(3):
-            worker = Node(f"--address={self.address}", f"--num-cpus={self._cpus}", "--num-gpus=1")
+            worker = Node(f"--address={self.address}", f"--num-cpus={cpus or self._cpus}", "--num-gpus=1")
             if worker.joins():
                 break
         self.workers.append(worker)

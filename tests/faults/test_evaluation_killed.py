@@ -16,6 +16,7 @@ import yaml
 from ddps_ray.config import Recipe
 from tests.faults.nodes import ENVIRONMENT, ROOT, kill, until
 from tests.pipeline import test_evaluate as evaluation
+from tests.students import curves
 
 SETTINGS: dict[str, Any] = {"sets": ["chance"], "seeds": [0], "epochs": 1000, "checkpoint_minutes": 0.02}
 
@@ -45,4 +46,9 @@ def test_a_killed_evaluation_goes_on_from_its_checkpoint(scenes: Path, tmp_path:
     assert re.search(r", seed 0: going on after epoch [1-9]", said), said
     (row,) = evaluation.rows(made)
     assert (row["epochs"], row["seed"], row["parts"]) == (1000, 0, 1)
+    (curve,) = Path(made.run_dir, "tensorboard", "chance").glob("*/*/*/*")
+    drawn = curves.scalars(curve)
+    assert [step for step, _ in drawn["loss"]] == list(range(1, 1001)), "each epoch once"
+    assert drawn["accuracy"][-1][0] == 1000
+    assert drawn["accuracy"][-1][1] == pytest.approx(row["accuracy_last"])
     assert not list(checkpoints.glob("evaluate-*"))

@@ -1,6 +1,8 @@
 """Stage `evaluate` on a real Ray: the rows, what a second run does, and what it refuses."""
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +15,13 @@ import torch
 from ddps_ray import schemas
 from ddps_ray.config import Network, Recipe, Student, Teacher
 from ddps_ray.errors import UserError
-from ddps_ray.pipeline import cells, evaluate, teacher
+from ddps_ray.pipeline import cells, evaluate, materials, teacher
 from ddps_ray.report import accuracy
 from ddps_ray.storage import Run
-from ddps_ray.students import data, networks, teachers, training
+from ddps_ray.students import data, foreign, networks, sets, teachers, training
 from ddps_ray.students.protocols import Facts, resolve
-from ddps_ray.students.sets import TrainingSet
 from ddps_ray.students.training import Means, Training
-from tests.students import inputs
+from tests.students import curves, inputs
 
 CPU = torch.device("cpu")
 SUBSET = ["fish", "gem"]
@@ -103,13 +104,13 @@ def test_there_is_a_row_for_each_set_ipc_student_and_seed(evaluated: Recipe) -> 
 
 def test_row_is_what_the_training_gives_without_ray(evaluated: Recipe) -> None:
     run, cfg = Run(evaluated.run_dir), evaluated.evaluate
-    distilled = data.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
+    distilled = sets.load_distilled(run.path("distilled", "chance", "ipc=12"), SUBSET, 16)
     val = data.load_validation(run, "val", SUBSET, 16)
     guide = teachers.load(evaluated.teacher, run.path("teacher"), SUBSET, 16)
     torch.manual_seed(1)
     student = networks.build(cfg.students[0], 2, 16)
     (cell,) = (cell for cell in cells.of(evaluated) if (cell.set.ipc, cell.seed) == (12, 1))
-    work = Training(student, guide, TrainingSet(distilled.pictures, False), cell.protocol, 1, Means(16))
+    work = Training(student, guide, distilled, cell.protocol, 1, Means(16))
     outcome = work.run(lambda network: training.accuracy(network, val, CPU))
     row = next(row for row in rows(evaluated) if (row["ipc"], row["seed"]) == (12, 1))
     assert outcome is not None
@@ -124,6 +125,21 @@ def test_bad_validation_image_is_in_quarantine_once(evaluated: Recipe) -> None:
     assert [(row["image_id"], row["stage"], row["reason"]) for row in bad] == [
         ("val/gem/00000.png", "evaluate", "not an image")
     ]
+
+
+def test_curves_end_in_what_the_row_says(evaluated: Recipe) -> None:
+    found = sorted(Path(evaluated.run_dir, "tensorboard").rglob("*tfevents*"))
+    assert len(found) == 4
+    for row in rows(evaluated):
+        title = f"{row['set_name']}/ipc={row['ipc']}/convnet2-w4/rded/seed={row['seed']}_*"
+        (folder,) = Path(evaluated.run_dir, "tensorboard").glob(title)
+        made = curves.scalars(folder)
+        assert [step for step, _ in made["loss"]] == [1, 2, 3]
+        # Half a cosine, as by RDED: 1e-3 · (1 + cos(π · e / 6)) / 2
+        assert [value for _, value in made["learning_rate"]] == pytest.approx([1e-3, 0.9330127e-3, 0.75e-3])
+        ((step, measured),) = made["accuracy"]
+        assert step == 3
+        assert measured == pytest.approx(row["accuracy_last"])
 
 
 def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,6 +219,10 @@ def test_a_student_that_fails_leaves_the_others_whole(
         ({"evaluate": {"ipc": [7]}}, r"no set has an IPC of \[7\]"),
         ({"evaluate": {"students": [{"arch": "nosuchnet"}], "size": 16}}, "no network 'nosuchnet'"),
         ({"evaluate": {"students": [{"arch": "convnet2"}] * 2, "size": 16}}, "convnet2 is there twice"),
+        (
+            {"evaluate": {"students": [{"arch": "convnet2"}], "size": 16, "workers": 6}},
+            r"evaluate\.workers: 6 workers cannot share batches of 10 images: give 5 at most",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(evaluated: Recipe, changes: dict[str, Any], said: str) -> None:
@@ -231,7 +251,7 @@ def tf32() -> Iterator[None]:
 def test_float32_is_not_tf32(scenes: Path, tmp_path: Path, tf32: None, precision: str, reduced: bool) -> None:
     made = recipe(tmp_path / "run", sets=["chance"], precision=precision)
     prepare(tmp_path, scenes, made)
-    evaluate.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
+    materials.measure_teacher(made, cells.of(made)[0])  # as a worker of its own does
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (reduced, reduced)
 
 
@@ -256,13 +276,20 @@ def test_what_fits_by_the_plan_is_not_cut_because_of_what_is_there_already(
 
 
 def test_two_workers_train_one_student(ray_session: None, scenes: Path, tmp_path: Path) -> None:
-    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2)
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0], workers=2, tensorboard=False)
     prepare(tmp_path, scenes, made)
     evaluate.run(made)
     (row,) = rows(made)
     alone = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
-    assert all(cell.is_done(Run(alone.run_dir)) for cell in cells.of(alone)), "it is the same on any number of workers"
+    (cell,) = cells.of(alone)
+    assert cell.is_done(Run(alone.run_dir)), "it is the same on any number of workers"
     assert row["images"] == 24
+    assert not Path(made.run_dir, "tensorboard").exists()
+    Path(alone.run_dir, "evaluation", cell.file).unlink()
+    evaluate.run(alone)
+    (of_one,) = rows(alone)
+    one_image = 1.01 / 11  # as a sum in another order may change
+    assert row["accuracy_last"] == pytest.approx(of_one["accuracy_last"], abs=one_image)
 
 
 def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes: Path, tmp_path: Path) -> None:
@@ -271,6 +298,43 @@ def test_the_whole_training_split_is_a_set_of_its_own(ray_session: None, scenes:
     evaluate.run(made)
     found = {row["set_name"]: (row["selector"], row["ipc"], row["images"], row["set_bytes"]) for row in rows(made)}
     assert found["whole"] == ("whole", 12, 24, None)
+
+
+def test_an_own_set_that_has_changed_since_is_not_filed_under_its_old_digest(scenes: Path, tmp_path: Path) -> None:
+    made = recipe(tmp_path / "run", sets=["chance"], seeds=[0])
+    run = prepare(tmp_path, scenes, made)
+    (cell,) = cells.of(made)
+    assert len(materials.load_set(made, run, cell.set)) == 24
+    inputs.distilled(run, scenes, "chance", 12, SUBSET, 4, made)
+    with pytest.raises(UserError, match=r"distilled/chance/ipc=12 has changed since the evaluation began"):
+        materials.load_set(made, run, cell.set)
+
+
+def test_labels_of_a_foreign_set_are_tried_on_its_teacher(
+    ray_session: None, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(scenes / "train", tmp_path / "theirs")
+    (tmp_path / "theirs" / "gem" / "00000.png").unlink()
+    made = recipe(
+        tmp_path / "run", sets=["theirs"], seeds=[0], epochs=1, foreign={"theirs": {"path": str(tmp_path / "theirs")}}
+    )
+    run = prepare(tmp_path, scenes, made)
+    evaluate.run(made)
+    lines = capsys.readouterr().out.splitlines()
+    said = re.compile(
+        r"evaluate: warning: evaluate\.foreign\.theirs: teacher convnet2-w8 gets (.*)% of its 119 images right, which "
+        r"is near chance, of 10 classes\. Likely cause: its labels number the classes in another order .*"
+    )
+    (measured,) = filter(None, map(said.fullmatch, lines))
+    classes = data.class_ids(run, "train")
+    labels = {class_id: label for label, class_id in enumerate(classes)}
+    theirs = foreign.load("theirs", made.evaluate.foreign["theirs"], labels, {}, 16)
+    guide = teachers.load(made.teacher, run.path("teacher"), classes, 16)
+    right = training.accuracy(guide, theirs.pictures, CPU)
+    assert float(measured[1]) / 100 == pytest.approx(right, abs=1.1 / 119)
+    assert sum(line.startswith("evaluate: warning: evaluate.foreign.theirs: its classes differ") for line in lines) == 1
+    evaluate.run(made)
+    assert "of its 119 images right" not in capsys.readouterr().out
 
 
 def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Path, tmp_path: Path) -> None:
@@ -287,6 +351,40 @@ def test_the_whole_of_other_classes_is_another_set(ray_session: None, scenes: Pa
     assert all(len({cell.set for cell in group.cells}) == 1 for group in groups)
     wholes = {cell.set.digest: cell.set.class_ids for cell in grid if cell.set.name == "whole"}
     assert sorted(wholes.values()) == [tuple(SUBSET), tuple(others)]
+
+
+def test_a_teachers_file_that_has_changed_in_place_is_another_teacher(evaluated: Recipe, tmp_path: Path) -> None:
+    (folder := tmp_path / "teacher").mkdir()
+    weights, about = folder / teachers.WEIGHTS_FILE, folder / teachers.DESCRIPTION_FILE
+    for file in (weights, about):
+        shutil.copy(Path(evaluated.run_dir, "teacher", file.name), file)
+    order = folder / "order.txt"
+    order.write_text("\n".join(json.loads(about.read_text())["class_ids"]))
+    described = {"file": {"weights": str(weights)}}
+    ordered = {"file": {"weights": str(weights), "class_order": str(order), "model": evaluated.teacher.model}}
+
+    def keys(section: dict[str, Any]) -> set[str]:
+        values = evaluated.model_dump() | {"teachers": section}
+        return {cell.key for cell in cells.of(Recipe.model_validate(values))}
+
+    def rewrite(file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+
+    before = [keys(section) for section in (described, ordered)]
+    for file in (weights, about, order):
+        rewrite(file, file.read_bytes())
+    assert [keys(section) for section in (described, ordered)] == before, "the same, copied again"
+    rewrite(order, order.read_bytes().replace(b"fish", b"fowl"))
+    assert keys(described) == before[0]
+    assert not keys(ordered) & before[1]
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    rewrite(weights, bytes(changed))
+    assert not keys(described) & before[0]
+    weights.unlink()
+    with pytest.raises(UserError, match=rf"^teachers\.file\.weights: there is no file {weights}; "):
+        keys(described)
 
 
 def test_cells_that_differ_have_files_of_their_own(evaluated: Recipe) -> None:

@@ -1,6 +1,7 @@
 """Stage `teacher` on a real Ray: what it leaves, that it does not train twice, and that a crash changes nothing."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,17 @@ def test_named_teachers_are_trained_on_all_classes_or_on_those_of_each_set(
     sixth = everything[5:7]
     teacher.train_for(made, "b", sixth)
     assert teachers.describe(teacher.location(made, "b", sixth)[1])["class_ids"] == sixth
+
+
+def test_teachers_of_sets_are_trained_for_the_classes_of_foreign_sets_too(scenes: Path, tmp_path: Path) -> None:
+    run = inputs.indexed(tmp_path / "run", scenes)
+    theirs = data.class_ids(run, "train")[2:4]
+    for class_id in theirs:
+        shutil.copytree(scenes / "train" / class_id, tmp_path / "theirs" / class_id)
+    about = {"weights": "trained", "scope": "set", "model": {"arch": "convnet1"}}
+    evaluation = {"size": 16, "sets": ["theirs"], "foreign": {"theirs": {"path": str(tmp_path / "theirs")}}}
+    made = recipe(tmp_path / "run", teacher=about, evaluate=evaluation)
+    assert list(teacher.trainings(made)) == [("", theirs)]
 
 
 def test_crash_in_the_middle_changes_nothing(trained: Recipe, scenes: Path, tmp_path: Path) -> None:

@@ -18,6 +18,24 @@ from ddps_ray.pipeline import trainers
 from ddps_ray.storage import Run
 
 
+@pytest.mark.parametrize(
+    ("node", "workers", "gpus", "wanted"),
+    [
+        ({"cpus": 16, "node_gpus": 0}, 1, 0, 16),
+        ({"cpus": 16, "node_gpus": 0}, 3, 0, 5),
+        ({"cpus": 4, "node_gpus": 0}, 64, 0, 1),  # of which it can have four
+        ({"cpus": 16, "node_gpus": 4}, 32, 1, 4),  # as many as it has GPUs, wherever the others are
+        ({"cpus": 16, "node_gpus": 4}, 2, 1, 8),
+        ({"cpus": 16, "node_gpus": 1}, 32, 0.25, 4),
+        ({"cpus": 16, "node_gpus": 1}, 32, 0.4, 8),  # two go on a GPU
+        ({"cpus": 64, "node_gpus": 0}, 1, 0, 32),  # Ray was told of more than there are
+        ({"cpus": 0, "node_gpus": 1}, 1, 1, 32),  # and of none
+    ],
+)
+def test_a_worker_has_its_part_of_its_node(node: dict[str, float], workers: int, gpus: float, wanted: int) -> None:
+    assert trainers.threads(cores=32, workers=workers, gpus=gpus, **node) == wanted
+
+
 def _rows(*uris: str) -> pa.Table:
     columns = {key: list(uris) for key in ("image_id", "uri")}
     columns |= {"stage": ["evaluate"] * len(uris), "reason": ["empty file"] * len(uris)}

@@ -124,6 +124,7 @@ def evaluation() -> list[dict[str, Any]]:
             "set_bytes": 10_000 * ipc,
             "parts": 1,
             "dtype": "float32",
+            "label_bytes": None,
         }
         for (name, ipc), values in LAST.items()
         for seed, last in enumerate(values)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from ddps_ray import cli
-from ddps_ray.report import cells, formats, layouts, table
+from ddps_ray.report import accuracy, cells, formats, layouts, table
+from ddps_ray.storage import Run
 from tests.report.rows import Row, failure, row, run_with, seeds
 
 TEN = '{"classes": 10, "batch": 50}'
@@ -55,12 +56,12 @@ LATEX += r"""with its 95 \% interval (Student's t).}
 
 CSV = """\
 run,data,set,selector,ipc,student,teacher,protocol,classes,class_digest,metric,mean,std,seeds,reference,pairs,difference,\
-low,high,images,bytes,hlr,ior,lrs,ior_plain,ars,settings,failed
+low,high,images,bytes,label_bytes,total_bytes,hlr,ior,lrs,ior_plain,ars,settings,failed
 run,10 classes,ddps,ddps,10,convnet3,resnet18,rded,10,ten,last,53.0,3.6056,3,random,3,9.0,4.6973,13.3027,100,2000000,\
-,,,,,"{""batch"": 50, ""classes"": 10, ""epochs"": 300}",
-run,10 classes,random,random,10,convnet3,resnet18,rded,10,ten,last,44.0,3.6056,3,,,,,,100,,,,,,,\
+,2000000,,,,,,"{""batch"": 50, ""classes"": 10, ""epochs"": 300}",
+run,10 classes,random,random,10,convnet3,resnet18,rded,10,ten,last,44.0,3.6056,3,,,,,,100,,,,,,,,,\
 "{""batch"": 50, ""classes"": 10, ""epochs"": 300}",
-run,,ddps,,10,swin_t,resnet18,rded,,,,,,0,,,,,,,,,,,,,,out of memory
+run,,ddps,,10,swin_t,resnet18,rded,,,,,,0,,,,,,,,,,,,,,,,out of memory
 """
 
 
@@ -179,6 +180,30 @@ def test_layout_by_bytes_goes_from_small_to_large(tmp_path: Path) -> None:
         ["whole", "all", "9,000", "3.0 GB", "80.0 ± 0.0 (3)"],
         ["random", "10", "100", "–", "44.0 ± 3.6 (3)"],
     ]
+
+
+def test_stored_labels_count_into_the_size(tmp_path: Path) -> None:
+    stored = '{"classes": 10, "batch": 10, "labels": {"logits": "float16", "top": null}}'
+    rows = [
+        *seeds(ONE, set_bytes=150_000, settings=stored, label_bytes=40_000_000),
+        *at_ten(),
+        *whole(set_bytes=3 * 10**9, protocol="hard"),
+    ]
+    text = made(tmp_path, *rows, layout="bytes")
+    without, with_labels = text.split("protocol rded")  # protocols are in alphabetical order
+    assert grid_lines(with_labels)[0] == ["Set", "IPC", "Images", "Size", "Labels", "Total", "convnet3"]
+    assert [line[:6] for line in grid_lines(with_labels)[2:4]] == [
+        ["ddps", "10", "100", "2.0 MB", "–", "2.0 MB"],
+        ["", "− random", "", "", "", ""],
+    ]
+    assert grid_lines(with_labels)[4] == ["ddps", "1", "10", "150.0 kB", "40.0 MB", "40.1 MB", "32.0 ± 2.0"]
+    assert grid_lines(without)[0] == ["Set", "IPC", "Images", "Size", "convnet3"]
+    lines = list(csv.DictReader(io.StringIO(made(tmp_path, form="csv"))))
+    assert {(line["ipc"], line["bytes"], line["label_bytes"], line["total_bytes"]) for line in lines} >= {
+        ("1", "150000", "40000000", "40150000"),
+        ("10", "2000000", "", "2000000"),
+    }
+    assert "images and labels" in accuracy.table(Run(str(tmp_path / "run")))[0]
 
 
 def test_results_of_other_settings_are_other_rows_with_a_letter(tmp_path: Path) -> None:

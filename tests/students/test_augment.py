@@ -21,7 +21,7 @@ def noise(count: int, side: int) -> torch.Tensor:
 
 def test_mosaic_shuffle_moves_whole_columns_then_whole_rows() -> None:
     mosaic = torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8).repeat_interleave(3, 0).repeat_interleave(3, 1)
-    shuffled = augment.shuffle_mosaic(mosaic.expand(400, 3, 6, 6), seeded())
+    shuffled = augment.swap_halves(mosaic.expand(400, 3, 6, 6), torch.rand(2, 400, generator=seeded()) < 0.5)
     corners = Counter(tuple(image[0, ::3, ::3].flatten().tolist()) for image in shuffled)
     # Of the 24 orders of four patches only the four that keep columns and rows together, each a quarter of the time.
     assert set(corners) == {(1, 2, 3, 4), (2, 1, 4, 3), (3, 4, 1, 2), (4, 3, 2, 1)}
@@ -94,7 +94,8 @@ def test_cutmix_pastes_one_box_of_a_partner_into_each_image() -> None:
     values = torch.arange(1.0, 9.0)
     images = values[:, None, None, None].expand(8, 3, 16, 16)
     for seed in range(20):
-        mixed, partners, kept = augment.cutmix(images, seeded(seed))
+        cut = augment.draw_cut(8, 16, seeded(seed))
+        mixed, partners, kept = augment.paste(images, cut), cut.partners_N, cut.kept
         changed = mixed != images
         moved = partners != torch.arange(8)
         assert all(kept == pytest.approx(1 - place[0].float().mean()) for place in changed[moved])
@@ -116,7 +117,8 @@ def test_cutmix_changes_the_area_that_theory_says() -> None:
     # A box of side r·S around a uniform centre, clipped, covers (r − r²/4)² of the image in the mean; with λ = 1 − r²
     # uniform that is ∫ (r − r²/4)² dr² = 1/2 − 1/5 + 1/48. One image in sixteen is its own partner.
     images = torch.arange(16.0)[:, None, None, None].expand(16, 1, 32, 32)
-    changed = [(augment.cutmix(images, seeded(seed))[0] != images).float().mean().item() for seed in range(400)]
+    cuts = [augment.draw_cut(16, 32, seeded(seed)) for seed in range(400)]
+    changed = [(augment.paste(images, cut) != images).float().mean().item() for cut in cuts]
     assert sum(changed) / len(changed) == pytest.approx((1 / 2 - 1 / 5 + 1 / 48) * 15 / 16, abs=0.03)
 
 

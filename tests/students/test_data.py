@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.errors import UserError
 from ddps_ray.storage import Run
-from ddps_ray.students import data
+from ddps_ray.students import data, sets
 from ddps_ray.students.data import Pictures
 from tests.students import inputs
 
@@ -179,12 +179,12 @@ def test_distilled_set_is_what_its_metadata_lists(scenes: Path, tmp_path: Path) 
     folder = inputs.distilled(run, scenes, "ddps", ipc=2, classes=classes, slots=4)
     stray = Path(folder) / "train" / classes[0] / "stray.png"
     Image.new("RGB", (64, 64)).save(stray)
-    distilled = data.load_distilled(folder, classes, 64)
+    distilled = sets.load_distilled(folder, classes, 64)
     images, labels = next(distilled.pictures.in_order(100))
     assert distilled.mosaic
     assert images.shape == (6, 3, 64, 64)
     assert labels.tolist() == [0, 0, 1, 1, 2, 2]
-    single = data.load_distilled(inputs.distilled(run, scenes, "ddps", 12, classes, slots=1), classes, 32)
+    single = sets.load_distilled(inputs.distilled(run, scenes, "ddps", 12, classes, slots=1), classes, 32)
     assert not single.mosaic
     assert next(single.pictures.in_order(100))[0].shape == (36, 3, 32, 32)
 
@@ -196,10 +196,10 @@ def test_damaged_distilled_set_is_the_users_to_mend(scenes: Path, tmp_path: Path
     file = next((Path(folder) / "train" / classes[1]).glob("*.png"))
     file.write_bytes(b"no image")
     with pytest.raises(UserError, match=file.name):
-        data.load_distilled(folder, classes, 64)
+        sets.load_distilled(folder, classes, 64)
     Path(folder, "metadata.parquet").write_bytes(b"no table")
     with pytest.raises(UserError, match=r"metadata\.parquet"):
-        data.load_distilled(folder, classes, 64)
+        sets.load_distilled(folder, classes, 64)
 
 
 def test_manifest_of_a_run_on_a_uri(scenes: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ddps_ray import storage
 from ddps_ray.errors import UserError
 from ddps_ray.sources import huggingface, locators
 from ddps_ray.storage import Run
-from ddps_ray.students import data, images
+from ddps_ray.students import data, images, sets
 from tests.faults.nodes import until
 from tests.sources.datasets import hf_table, tar
 from tests.stores.conftest import Store
@@ -402,6 +402,23 @@ def test_a_disk_that_refuses_the_file_costs_no_process(files: list[str], tmp_pat
     assert found == {"digest": digest(range(20)), "bad": {}, "kind": "memmap"}
 
 
+def test_what_the_cache_would_refuse_is_known_before(
+    files: list[str], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert images.refusal(1000) is None
+    assert not cache.exists(), "to ask makes no folder"
+    monkeypatch.setenv("DDPS_CACHE_GB", "1")
+    assert images.refusal(10**9) is None
+    assert images.refusal(10**9 + 1) == f"{cache}: more than DDPS_CACHE_GB, which is 1"
+    monkeypatch.setenv("DDPS_CACHE_GB", "1000000000")
+    assert images.refusal(10**17) == f"{cache}: less than 5 % of the disk would be left"
+    load(files)
+    usage = shutil.disk_usage(cache)._replace(total=ENTRY, free=ENTRY // 2)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    assert images.refusal(ENTRY) is None, "what is there can go"
+    assert images.refusal(2 * ENTRY) is not None
+
+
 def test_without_room_anywhere_the_user_is_told_of_the_bytes(files: list[str]) -> None:
     side = 1_000_000
     with pytest.raises(UserError) as told:
@@ -438,9 +455,9 @@ def test_a_distilled_set_made_again_is_read_again(scenes: Path, tmp_path: Path) 
     run = Run(inputs.indexed(tmp_path / "run", scenes).uri)
     classes = data.class_ids(run, "train")[:2]
     folder = inputs.distilled(run, scenes, "ddps", ipc=1, classes=classes, slots=4)
-    ((before, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((before, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     file = next((Path(folder) / "train" / classes[1]).glob("*.png"))
     Image.new("RGB", (64, 64), (1, 2, 3)).save(file)
-    ((after, _),) = data.load_distilled(folder, classes, 64).pictures.in_order(9)
+    ((after, _),) = sets.load_distilled(folder, classes, 64).pictures.in_order(9)
     assert np.array_equal(before[0], after[0])
     assert after[1].flatten(1).T.unique(dim=0).tolist() == [[1, 2, 3]]

@@ -58,6 +58,15 @@ def test_size_that_a_convnet_cannot_halve_is_refused() -> None:
         networks.check(Student(arch="convnet3"), 10, 60)
 
 
+@pytest.mark.parametrize(("arch", "root"), [("efficientnet_b0", 1), ("mnasnet0_5", 3)])
+def test_heads_begin_as_those_of_a_thousand_outputs(arch: str, root: int) -> None:
+    """RDED cuts heads of 1,000 outputs down: torchvision draws these from ±1/√1000, and ±√3/√1000."""
+    torch.manual_seed(0)
+    head = networks.build(Student(arch=arch), 10, 64).get_parameter("classifier.1.weight")
+    assert head.shape == (10, 1280)
+    assert head.abs().max().item() == pytest.approx((root / 1000) ** 0.5, rel=0.01)
+
+
 def _dropouts(network: nn.Module) -> list[float]:
     """Probabilities of the dropout layers that do something, in their order."""
     return [module.p for module in network.modules() if isinstance(module, nn.Dropout) and module.p]

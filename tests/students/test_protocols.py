@@ -43,6 +43,7 @@ def test_rdeds_batch_sizes_go_by_ipc_classes_and_data_set(layout: str, classes: 
         ("vit_b_16", 1e-4),
         ("deit_base_patch16_224", 1e-4),
         ("vgg11", 5e-4),
+        ("alexnet", 1e-4),
     ],
 )
 def test_rdeds_learning_rates(arch: str, rate: float) -> None:
@@ -82,10 +83,26 @@ def test_a_batch_is_never_more_than_the_set() -> None:
 
 @pytest.mark.parametrize(
     ("ipc", "classes", "epochs"),
-    [(1, 10, 3000), (10, 10, 2000), (20, 10, 1500), (50, 10, 1500), (100, 10, 1000), (10, 100, 1300), (50, 100, 1000)],
+    [
+        (1, 10, 3000),
+        (10, 10, 2000),
+        (20, 10, 1500),
+        (50, 10, 1500),
+        (100, 10, 1000),
+        (10, 100, 1300),
+        (50, 100, 1000),
+        (10, 101, 2000),
+        (50, 1000, 1500),
+    ],
 )
 def test_minimaxs_epochs(ipc: int, classes: int, epochs: int) -> None:
     assert made("minimax", facts(ipc, classes)).epochs == epochs
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(100, (64, 0.01, 5e-4)), (101, (128, 0.1, 1e-4))])
+def test_minimax_has_another_step_above_a_hundred_classes(classes: int, expected: tuple[float, ...]) -> None:
+    found = made("minimax", facts(50, classes))
+    assert (found.batch, found.lr, found.weight_decay) == expected
 
 
 def test_presets_differ_as_their_sources_do() -> None:
@@ -93,23 +110,23 @@ def test_presets_differ_as_their_sources_do() -> None:
     fkd, edc, minimax, hard = (made(preset, about) for preset in ("fkd", "edc", "minimax", "hard"))
     assert (fkd.schedule, fkd.crop_scale, fkd.loss, fkd.temperature) == ("cosine", (0.08, 1.0), "kl", 20)
     assert (edc.batch, edc.loss, edc.ema, edc.schedule) == (100, "mse", 0.99, "half-cosine")
-    assert (minimax.optimiser, minimax.lr, minimax.weight_decay, minimax.decay_all) == ("sgd", 0.01, 5e-4, True)
-    assert (minimax.batch, minimax.colour, minimax.loss, minimax.schedule) == (64, True, "ce", "steps")
+    assert (minimax.optimiser, minimax.colour, minimax.loss, minimax.schedule) == ("sgd", True, "ce", "steps")
+    assert minimax.decay_all
     assert (hard.batch, hard.lr, hard.weight_decay, hard.cutmix, hard.epochs) == (128, 1e-3, 0.01, False, 300)
     assert [each.teacher for each in (fkd, edc, minimax, hard)] == [True, True, False, False]
-    assert [protocols.needs_teacher(name) for name in protocols.PRESETS] == [
-        made(name, about).teacher for name in protocols.PRESETS
-    ]
+    taught = {name for name in protocols.PRESETS if protocols.needs_teacher(name)}
+    assert taught == {"rded", "fkd", "edc"}
 
 
 def test_what_the_recipe_says_wins() -> None:
-    said = made("edc", facts(), epochs=7, temperature=4, weight_decay=0, cutmix=False, ema=0, batch=3)
-    assert (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch) == (
-        7,
-        4,
-        0,
-        False,
-        0,
-        3,
-    )
+    said = made("fkd", facts(), epochs=7, temperature=4, weight_decay=0, cutmix=False, ema=0.5, batch=3)
+    found = (said.epochs, said.temperature, said.weight_decay, said.cutmix, said.ema, said.batch)
+    assert found == (7, 4, 0, False, 0.5, 3)
+    assert made("edc", facts(), ema=0).ema == 0
     assert said.validations == (7,)
+
+
+@pytest.mark.parametrize("preset", ["edc", "minimax", "hard", "given"])
+def test_a_temperature_changes_nothing_where_the_loss_has_none(preset: str) -> None:
+    assert made(preset, facts(), temperature=4) == made(preset, facts())
+    assert made(preset, facts()).temperature == 1

@@ -49,11 +49,13 @@ def _worker(rank: int, file: str) -> None:
     assert gradient is not None
     dist.all_reduce(gradient)
     tested = syncing.together(timms(), CPU)
+    for_gpus = syncing.together(timms(), torch.device("cuda"))  # where it can be tested, but not trained, without one
     unknown = nn.Sequential(Unknown(3))
     with pytest.raises(UserError, match=r"evaluate\.workers: a network with Unknown"):
         syncing.together(unknown, CPU)
     if rank == 0:
         found = {"seen": seen_NCHW.detach(), "gradient": gradient, "logits": tested(images(2, 32)).detach()}
+        found["for_gpus"] = for_gpus(images(2, 32)).detach()
         torch.save(found | {"state": network.state_dict(), "names": list(tested.state_dict())}, f"{file}.found")
     dist.destroy_process_group()
 
@@ -68,5 +70,6 @@ def test_two_workers_do_what_one_does_with_pytorchs_and_timms_batch_norm(tmp_pat
     torch.testing.assert_close(found["gradient"], alone.get_parameter("0.weight").grad, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found["state"], alone.state_dict())
     network = timms()
-    torch.testing.assert_close(found["logits"], network(images(2, 32)).detach())
+    for converted in ("logits", "for_gpus"):
+        torch.testing.assert_close(found[converted], network(images(2, 32)).detach())
     assert found["names"] == list(network.state_dict())

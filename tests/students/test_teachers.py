@@ -268,3 +268,26 @@ def test_training_that_goes_on_ends_where_an_unbroken_one_does(scenes: Path, tmp
     teacher_training.train(resumed, pictures, TRAINED, 16, lambda state, loss: None, second)
     pairs = zip(unbroken.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "classes", "doubted"),
+    [
+        (0, 10, 10, True),  # permuted, one image a class
+        (2, 10, 10, True),
+        (4, 10, 10, False),
+        (10, 100, 10, True),
+        (20, 100, 10, True),  # permuted, but for two classes
+        (40, 100, 10, False),
+        (3, 1000, 1000, True),
+        (50, 1000, 1000, False),
+        (4, 20, 2, True),  # swapped
+        (16, 20, 2, False),
+        (2, 2, 2, False),
+        (3, 3, 1, False),
+    ],
+)
+def test_labels_that_a_teacher_does_not_know_are_doubted(right: int, images: int, classes: int, doubted: bool) -> None:
+    said = teachers.doubt_of_labels(right / images, images, classes)
+    assert (said is not None) is doubted
+    assert said is None or "number the classes in another order" in said

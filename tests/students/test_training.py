@@ -15,6 +15,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import functional as F
 
 from ddps_ray.config import Student
@@ -124,6 +125,27 @@ def test_only_weights_of_more_than_one_dimension_decay() -> None:
     assert len(decaying["params"]) + len(others["params"]) == len(shapes)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("arch", "stay"),
+    [
+        ("vit_b_16", {"class_token", "encoder.pos_embedding"}),
+        ("swin_t", {"features.1.0.attn.relative_position_bias_table"}),
+        ("swin_v2_t", {"features.1.0.attn.logit_scale"}),
+        ("vit_tiny_patch16_224", {"cls_token", "pos_embed"}),
+    ],
+)
+def test_tokens_and_what_says_positions_do_not_decay(arch: str, stay: set[str]) -> None:
+    with torch.device("meta"):
+        network = networks.build(Student(arch=arch), 10, 224)
+    decaying = {id(weight) for weight in parameter_groups(network, 0.01)[0]["params"]}  # type: ignore[attr-defined]
+    shapes = {name: weight.ndim for name, weight in network.named_parameters() if id(weight) not in decaying}
+    odd = {name for name, axes in shapes.items() if axes > 1}
+    assert stay <= odd
+    assert not {name for name in odd if name.endswith("weight")}
+    matrices = [name for name, weight in network.named_parameters() if "weight" in name and weight.ndim > 1]
+    assert len(decaying) == len(matrices) > 20
+
+
 def plain_losses(images_NCHW: Tensor, seed: int, steps: int) -> list[float]:
     """RDED's loop from method.md's facts: PyTorch's own parts, one image at a time where it is about pixels."""
     network, teacher = student(), ColourTeacher()
@@ -188,6 +210,57 @@ def bare() -> nn.Module:
     """A network without BatchNorm."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+
+
+class Copies(TorchDispatchMode):
+    """Counts what goes to a device, and refuses a copy that waits for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device", CPU) != CPU:
+            assert kwargs["non_blocking"]
+            self.count += 1
+        return func(*args, **kwargs)
+
+
+STEPS: list[dict[str, Any]] = [
+    {},
+    {"crop_scale": (1.0, 1.0), "shuffle": False},
+    {"loss": "mse", "ema": 0.9},
+    {"loss": "ce", "optimiser": "sgd", "colour": True},
+]
+
+
+@pytest.mark.parametrize("changes", STEPS)
+def test_a_step_asks_nothing_of_the_device(colours: Pictures, changes: dict[str, Any]) -> None:
+    """On one that has no values, so that whoever asks for one fails."""
+    made = protocol(2, **changes)
+    teacher = ColourTeacher() if made.teacher else None
+    work = Training(student().to("meta"), teacher, TrainingSet(colours, True), made, 0, Means(8))
+    with Copies() as copies:
+        losses = list(work.losses(0)) + list(work.losses(1))
+    assert [loss.device.type for loss in losses] == ["meta"] * 6
+    assert copies.count >= 6 * 4  # images, labels, flips, normalisation
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("changes", STEPS)
+def test_a_step_does_not_wait_for_a_gpu(colours: Pictures, changes: dict[str, Any]) -> None:
+    made, (images_NCHW, labels_N), device = protocol(2, **changes), *colours.in_order(24), torch.device("cuda", 0)
+    pictures = Pictures.of(images_NCHW, labels_N, colours.rows).on(device)
+    teacher = ColourTeacher() if made.teacher else None
+    work = Training(student().to(device), teacher, TrainingSet(pictures, True), made, 0, Means(8))
+    list(work.losses(0))  # in which networks are tuned
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        losses = list(work.losses(1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.stack(losses).isfinite().all()
 
 
 def test_a_batch_in_parts_adds_up(colours: Pictures) -> None:
@@ -324,14 +397,31 @@ def test_student_learns_and_repeats_itself(colours: Pictures, changes: dict[str,
 
 
 def test_a_running_mean_is_what_is_tested(colours: Pictures) -> None:
-    made = protocol(1, batch=24, ema=0.75)
+    """As EDC has it: it begins with the first weights, and BatchNorm's statistics are the student's own."""
     network = student()
-    before = network.head.weight.detach().clone()  # type: ignore[union-attr,operator]
-    work = trained(colours, made, network=network)
-    work.run(None)
-    after = network.head.weight  # type: ignore[union-attr]
-    mean = work.tested.head.weight  # type: ignore[union-attr]
-    assert torch.allclose(mean, after) or torch.allclose(mean, 0.75 * before + 0.25 * after)  # type: ignore[arg-type,operator]
+    mean = [weight.detach().clone() for weight in network.parameters()]
+    work = trained(colours, protocol(3, batch=24, ema=0.75), network=network)
+    for epoch in range(3):
+        list(work.losses(epoch))  # a step each
+        mean = [0.75 * old + 0.25 * new.detach() for old, new in zip(mean, network.parameters(), strict=True)]
+    assert not torch.allclose(mean[0], next(network.parameters()), atol=1e-4)
+    torch.testing.assert_close(list(map(torch.Tensor.detach, work.tested.parameters())), mean)
+    torch.testing.assert_close(dict(work.tested.named_buffers()), dict(network.named_buffers()))
+
+
+def test_a_running_mean_begins_with_the_first_step_and_follows_weights_and_buffers(colours: Pictures) -> None:
+    kept: list[dict[str, Tensor]] = []
+
+    def keep(state: Callable[[], State], done: int, loss: float) -> None:
+        kept.append({name: value.clone() for name, value in state()["student"].items()})
+
+    work = trained(colours, protocol(4, batch=24, ema=0.75))
+    work.run(None, keep)
+    for name, found in work.tested.state_dict().items():
+        expected = kept[0][name]
+        for weights in kept[1:]:
+            expected = 0.75 * expected + 0.25 * weights[name] if expected.is_floating_point() else weights[name]
+        assert torch.allclose(found, expected), name
 
 
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"loss": "ce", "optimiser": "sgd"}])
@@ -347,14 +437,19 @@ def test_a_training_that_was_cut_ends_as_an_unbroken_one(colours: Pictures, chan
     def validate(network: nn.Module) -> float:
         return training.accuracy(network, colours, CPU)
 
-    whole = trained(colours, made, 2, student(dropout=0.2)).run(validate, keep)
+    whole = (work := trained(colours, made, 2, student(dropout=0.2))).run(validate, keep)
     assert whole is not None
+    unbroken = work.history
+    assert [(point.epoch, point.accuracy is not None) for point in unbroken] == [
+        (done, done in (2, 5, 7)) for done in range(1, 8)
+    ]
     for done in (1, 4, 6):
         torch.manual_seed(99)
         work = trained(colours, made, 2, student(dropout=0.2))
         work.restore(states[done])
         again = outcome_of(work, validate)
         assert replace(again, seconds=0) == replace(whole, seconds=0)
+        assert [point._replace(time=0) for point in work.history] == [point._replace(time=0) for point in unbroken]
         assert all(
             torch.equal(ours, other)
             for ours, other in zip(work.state()["student"].values(), states[7]["student"].values(), strict=True)

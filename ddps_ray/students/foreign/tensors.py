@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -51,6 +50,7 @@ _NO_PICKLE = ("Unsupported operand", "invalid load key")
 """What torch says of a file that does not begin as one of its own."""
 
 _SUM_TOLERANCE = 0.01
+_PRECISION = 0.01  # of a value in 0..255: floats of 32 bits are a hundred times as precise
 _BEYOND = 0.2  # share of values outside 0..1 above which the normalisation is doubted; optimised images have some
 
 
@@ -137,6 +137,8 @@ def _read(settings: ForeignSet, naming: Naming) -> _Content:
     pixels_NCHW, notes = _pixels(images_NCHW, settings)
     if settings.soft_labels == "none":
         class_of = naming.of_numbers(_whole_numbers(labels))
+        order = content.in_order([class_of[label] for label in labels.tolist()])
+        pixels_NCHW, labels = pixels_NCHW[order], labels[order]
         class_ids_N = tuple(class_of[label] for label in labels.tolist())
         class_ids, given_NK = naming.of_set(class_ids_N), None
         notes += naming.doubt(class_ids, "labels")
@@ -300,16 +302,17 @@ def _from_torch(uri: str, data: bytes) -> Any:
     try:
         with torch.serialization.safe_globals(_NUMBERS):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if not any(said in str(error) for said in _NO_PICKLE):
-            raise UserError(
-                f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself "
-                f"and convert it with {_CONVERT}"
-            ) from error
-        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or ': it is damaged, or another format'}") from error
     except Exception as error:  # what a damaged file makes the unpickler raise is of any kind
-        reason = "it is a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
-        raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or f': {reason}'}") from error
+        if type(error).__name__ != "UnpicklingError":
+            reason = "it is a TorchScript archive" if "TorchScript" in str(error) else first_line(error)
+            raise UserError(f"{uri} {_NOT_TORCH}{containers.hint(uri) or f': {reason}'}") from error
+        if any(said in str(error) for said in _NO_PICKLE):
+            hint = containers.hint(uri) or ": it is damaged, or another format"
+            raise UserError(f"{uri} {_NOT_TORCH}{hint}") from error
+        raise UserError(
+            f"{uri} has pickled objects, and only tensors are loaded: where you trust the file, load it yourself "
+            f"and convert it with {_CONVERT}"
+        ) from error
 
 
 def _described(held: Any) -> str:
@@ -366,7 +369,15 @@ def _pixels(images_NCHW: Tensor, settings: ForeignSet) -> tuple[Tensor, tuple[st
         notes = (
             "its values are in 0..1, as those of images that were not normalised: see whether mean and std are right",
         )
-    return unit_NCHW.mul_(255).contiguous(), notes
+    return _as_bytes(unit_NCHW.mul_(255)).contiguous(), notes
+
+
+def _as_bytes(pixels_NCHW: Tensor) -> Tensor:
+    """Values of 0..255 as bytes, if all are whole numbers but for their precision: they come from files of images."""
+    whole_NCHW = pixels_NCHW.round()
+    near = (pixels_NCHW - whole_NCHW).abs() <= _PRECISION
+    inside = (whole_NCHW >= 0) & (whole_NCHW <= 255)
+    return whole_NCHW.to(torch.uint8) if bool((near & inside).all()) else pixels_NCHW
 
 
 def _whole_numbers(labels: Tensor) -> list[int]:
