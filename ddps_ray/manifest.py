@@ -125,6 +125,12 @@ def wnids(run: Run) -> dict[str, str]:
     return dict(zip(pairs["class_id"].to_pylist(), pairs["wnid"].to_pylist(), strict=True))
 
 
+def known_classes(run: Run, split: str) -> tuple[dict[str, int], dict[str, str]]:
+    """Returns the label of each class id of a split, and the WordNet ids that are known; errors as in `dataset`."""
+    rows = classes(run, split)
+    return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), wnids(run)
+
+
 def count(run: Run, split: str) -> int:
     """Returns the number of images of a split; errors as in `dataset`."""
     return int(dataset(run).count_rows(filter=pc.field("split") == split))

@@ -17,8 +17,9 @@ from ddps_ray.errors import UserError
 from ddps_ray.pipeline import teacher
 from ddps_ray.selection import sets
 from ddps_ray.storage import Run
-from ddps_ray.students import data, foreign, networks, protocols, teachers
+from ddps_ray.students import data, networks, protocols, teachers
 from ddps_ray.students.protocols import Facts, Protocol
+from ddps_ray.students.sets import look_at_foreign
 
 FOLDER = "evaluation"
 """Folder of the run directory that the rows go to."""
@@ -176,21 +177,14 @@ def _sets(recipe: Recipe, run: Run) -> Iterator[Trained]:
 
 def _foreign(recipe: Recipe, run: Run) -> Iterator[Trained]:
     only = recipe.evaluate.ipc
-    for name in sets.foreign(recipe):
+    for name, facts in look_at_foreign(recipe, run):
         about = recipe.evaluate.foreign[name]
-        facts = foreign.look(name, about, *known_classes(recipe, run))
         for note in facts.notes:
-            say(f"evaluate: warning: {note}")
+            say(f"evaluate: warning: {name}: {note.removeprefix('warning: ')}")
         if only is None or facts.ipc in only:
             digest = storage.digest([facts.digest, about.model_dump(mode="json", exclude={"path"})])
             ids, uri = facts.class_ids, about.path
             yield Trained(name, FOREIGN, facts.ipc, ids, uri, facts.images, about.mosaic, digest, facts.size)
-
-
-def known_classes(recipe: Recipe, run: Run) -> tuple[dict[str, int], dict[str, str]]:
-    """The label of each class id of the training split, and the WordNet ids that are known."""
-    rows = manifest.classes(run, recipe.data.train)
-    return dict(zip(rows["class_id"].to_pylist(), rows["label"].to_pylist(), strict=True)), manifest.wnids(run)
 
 
 def _whole(recipe: Recipe, run: Run, class_ids: tuple[str, ...]) -> Trained:

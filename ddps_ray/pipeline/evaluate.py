@@ -20,7 +20,7 @@ from ray.train import TrainingFailedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import nn
 
-from ddps_ray import manifest, schemas, storage
+from ddps_ray import checks, manifest, schemas, storage
 from ddps_ray.config import WHOLE, Recipe
 from ddps_ray.console import Ticker, duration, say
 from ddps_ray.errors import UserError, first_line
@@ -184,6 +184,10 @@ def _check(recipe: Recipe, target: Run, grid: Sequence[Cell]) -> None:
         if about.weights == "trained":
             target.require(stage, "teacher")
         teachers.check(about, folder, class_ids, wnids)
+    for doubt in checks.untested(
+        recipe, target, {cell.set.name: cell.set.class_ids for cell in grid if cell.set.name != WHOLE}
+    ):
+        say(f"evaluate: warning: {doubt}")
     for (student, classes), _ in groupby((cell.student, len(cell.set.class_ids)) for cell in grid):
         networks.check(student, classes, recipe.evaluate.size)
 
@@ -268,7 +272,7 @@ def _load_set(target: Run, recipe: Recipe, about: Trained) -> TrainingSet:
         split, classes = recipe.data.train, list(about.class_ids)
         return TrainingSet(data.load_training(target, split, classes, recipe.evaluate.size), False)
     if about.selector == FOREIGN:
-        return sets.load_foreign(about.name, recipe.evaluate, *cells.known_classes(recipe, target))
+        return sets.load_foreign(about.name, recipe, target)
     distilled = data.load_distilled(about.uri, about.class_ids, recipe.evaluate.size)
     return TrainingSet(distilled.pictures, distilled.mosaic)
 

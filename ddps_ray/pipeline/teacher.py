@@ -13,6 +13,7 @@ from ddps_ray.errors import UserError
 from ddps_ray.pipeline import cluster, trainers
 from ddps_ray.storage import Run
 from ddps_ray.students import data, networks, optimising, teacher_training, teachers, training
+from ddps_ray.students.sets import look_at_foreign
 
 STAGE = "teacher"
 """Name of the stage, and of its folder in the run directory; below it each teacher that has a name."""
@@ -152,10 +153,11 @@ def _accuracy(recipe: Recipe, target: Run, model: torch.nn.Module, classes: list
 
 
 def _class_sets(recipe: Recipe, everything: list[str]) -> list[list[str]]:
-    """The classes of each of our own sets on which students are trained, once each; the whole split has theirs."""
+    """The classes of each set on which students are trained, once each; the whole split has theirs."""
     own = recipe.distill.sets
     evaluated = [own[name] for name in recipe.evaluate.sets or own if name in own]
     found = [sorted(set(each.classes or everything)) for each in evaluated]
+    found += [list(facts.class_ids) for _, facts in look_at_foreign(recipe, Run(recipe.run_dir))]
     return [list(classes) for classes in dict.fromkeys(map(tuple, found))]
 
 

@@ -1,20 +1,34 @@
 """What students are trained on: images with their labels, and soft labels where the set itself gives them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 from torch import Tensor
 
-from ddps_ray.config import Evaluate
+from ddps_ray import manifest
+from ddps_ray.config import Recipe
+from ddps_ray.selection import sets
+from ddps_ray.storage import Run
 from ddps_ray.students import foreign
 from ddps_ray.students.data import Pictures
 
 
-def load_foreign(name: str, settings: Evaluate, labels: Mapping[str, int], wnids: Mapping[str, str]) -> "TrainingSet":
-    """Loads a set that another program has made; arguments and errors as of `foreign.look`."""
-    about = settings.foreign[name]
-    found = foreign.load(name, about, labels, wnids, settings.size)
+def look_at_foreign(recipe: Recipe, run: Run) -> Iterator[tuple[str, foreign.Facts]]:
+    """Checks each set of other programs on which students are trained, and yields its name and what it is.
+
+    Raises:
+        UserError: As in `foreign.look`; or the stage `index` has not finished.
+    """
+    for name in sets.foreign(recipe):
+        yield name, foreign.look(name, recipe.evaluate.foreign[name], *manifest.known_classes(run, recipe.data.train))
+
+
+def load_foreign(name: str, recipe: Recipe, run: Run) -> "TrainingSet":
+    """Loads a set that another program has made; errors as in `foreign.load`."""
+    about = recipe.evaluate.foreign[name]
+    known = manifest.known_classes(run, recipe.data.train)
+    found = foreign.load(name, about, *known, recipe.evaluate.size)
     class_ids = [found.class_ids[label] for label in found.labels_N.tolist()]
     rows = pa.table({"image_id": found.ids, "uri": found.ids, "class_id": class_ids})
     return TrainingSet(Pictures.of(found.images_NCHW, found.labels_N, rows), about.mosaic, found.given_NK)

@@ -52,9 +52,9 @@ def read_folders(settings: ForeignSet, naming: Naming) -> Content:
         raise UserError(f"{top} has no class folders")
     class_of = naming.of_folders(names)
     left = Leftovers(loose=Counter(_loose(top)))
-    files = [
+    files = sorted(
         (class_of[name], name, path) for name in names for path in folders.images(storage.join(top, name), name, left)
-    ]
+    )
     if left.dangling:
         raise UserError(f"{top} has {leftovers.links(left.dangling)}: a distilled set must be whole")
     uris = [storage.join(top, name, path) for _, name, path in files]
@@ -99,13 +99,16 @@ def read_parquet(settings: ForeignSet, naming: Naming) -> Content:
     found = list(content.each(uris, content.of_file))
     names = files or [content.split(path)[1]]
     ids = [f"{name}#{row}" for name, table in zip(names, tables, strict=True) for row in range(table.num_rows)]
+    places = [uri for table in tables for uri in table["uri"].to_pylist()]
+    class_ids_N = [class_of[label] for label in labels]
+    order = content.in_order(class_ids_N, [name for table in tables for name in table["name"].to_pylist()])
     return Content(
-        tuple(ids),
-        tuple(class_of[label] for label in labels),
+        tuple(ids[place] for place in order),
+        tuple(class_ids_N[place] for place in order),
         naming.of_set(class_of.values()),
         size=sum(size for size, _ in found),
         digest=content.digest_of(digest for _, digest in found),
-        uris=tuple(uri for table in tables for uri in table["uri"].to_pylist()),
+        uris=tuple(places[place] for place in order),
         notes=() if isinstance(used[0], str) else naming.doubt(set(class_of.values()), "labels"),
     )
 
@@ -160,7 +163,24 @@ def _rows(uri: str, settings: ForeignSet, naming: Naming) -> pa.Table:
     labels = _column(uri, column)
     if pa.types.is_integer(labels.type) and settings.classes is None:
         labels = _by_own_names(labels, huggingface.class_names(uri, schema, column) or [], naming)
-    return pa.table({"uri": locators.rows(uri, len(labels), settings.images), "label": labels})
+    places = locators.rows(uri, len(labels), settings.images)
+    return pa.table({"uri": places, "label": labels, "name": _file_names(uri, schema, images[0], len(labels))})
+
+
+def _file_names(uri: str, schema: pa.Schema, images: str, count: int) -> list[str]:
+    """What Hugging Face's struct of bytes and path says the file of each image was called; "" where it does not say."""
+    column = images.removesuffix(".bytes")
+    kind = schema.field(column).type if column in schema.names else pa.null()
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return [""] * count
+    filesystem, place = storage.open_uri(uri)
+    try:
+        with pq.ParquetFile(place, filesystem=filesystem) as file:
+            held = file.read(columns=[f"{column}.path"])[column]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{uri} cannot be read: {first_line(error)}") from error
+    paths = pc.struct_field(held, "path").to_pylist()
+    return [path.rpartition("/")[2] if isinstance(path, str) else "" for path in paths]
 
 
 def _column(uri: str, column: str) -> pa.Array:

@@ -45,6 +45,7 @@ _NO_PICKLE = ("Unsupported operand", "invalid load key")
 """What torch says of a file that does not begin as one of its own."""
 
 _SUM_TOLERANCE = 0.01
+_PRECISION = 0.01  # of a value in 0..255: floats of 32 bits are a hundred times as precise
 _BEYOND = 0.2  # share of values outside 0..1 above which the normalisation is doubted; optimised images have some
 
 
@@ -75,6 +76,8 @@ def read(settings: ForeignSet, naming: Naming) -> Content:
     pixels_NCHW, notes = _pixels(images_NCHW, settings)
     if settings.soft_labels == "none":
         class_of = naming.of_numbers(_whole_numbers(labels))
+        order = content.in_order([class_of[label] for label in labels.tolist()])
+        pixels_NCHW, labels = pixels_NCHW[order], labels[order]
         class_ids_N = tuple(class_of[label] for label in labels.tolist())
         class_ids, given_NK = naming.of_set(class_ids_N), None
         notes += naming.doubt(class_ids, "labels")
@@ -289,7 +292,15 @@ def _pixels(images_NCHW: Tensor, settings: ForeignSet) -> tuple[Tensor, tuple[st
             "warning: its values are in 0..1, as those of images that were not normalised: see whether mean and "
             "std are right",
         )
-    return unit_NCHW.mul_(255).contiguous(), notes
+    return _as_bytes(unit_NCHW.mul_(255)).contiguous(), notes
+
+
+def _as_bytes(pixels_NCHW: Tensor) -> Tensor:
+    """Values of 0..255 as bytes, if all are whole numbers but for their precision: they come from files of images."""
+    whole_NCHW = pixels_NCHW.round()
+    near = (pixels_NCHW - whole_NCHW).abs() <= _PRECISION
+    inside = (whole_NCHW >= 0) & (whole_NCHW <= 255)
+    return whole_NCHW.to(torch.uint8) if bool((near & inside).all()) else pixels_NCHW
 
 
 def _whole_numbers(labels: Tensor) -> list[int]:
