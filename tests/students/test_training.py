@@ -188,7 +188,7 @@ class Copies(TorchDispatchMode):
     """Counts what goes to a device, and refuses a copy that waits for the device."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
