@@ -180,6 +180,13 @@ def list_files(uri: str, recursive: bool = True) -> Iterator[fs.FileInfo]:
     yield from sorted((info for info in found if info.type == fs.FileType.File), key=lambda info: info.path)
 
 
+def list_folders(uri: str) -> list[str]:
+    """Returns the names of the folders in a folder; none if it is not there."""
+    filesystem, path = open_uri(uri)
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
+
+
 def remove(uri: str) -> None:
     """Deletes a folder and all in it, if it is there."""
     filesystem, path = open_uri(uri)

@@ -84,6 +84,7 @@ def run(recipe: Recipe) -> None:
     for line in accuracy.table(target):
         say(line)
     failed = cells.unfinished(grid, target)
+    _forget_states(target, grid, failed)
     if failed:
         reasons = target.path(FOLDER, FAILED)
         raise UserError(f"evaluate: {len(failed)} of {len(grid)} students could not be trained; why is in {reasons}")
@@ -220,12 +221,24 @@ def _groups(recipe: Recipe, todo: Sequence[Cell], slots: int) -> list[Group]:
     apart = cluster.trains_on_gpus(recipe)
     found: dict[str, list[Cell]] = {}
     for cell in todo:
-        of_set = (cell.set.name, cell.set.ipc, cell.set.digest, cell.set.class_ids)
-        same = (cell.settings, cell.teacher, *of_set, cell.seed if apart else None)
-        found.setdefault(storage.digest(same), []).append(cell)
+        found.setdefault(_group_name(cell, apart), []).append(cell)
     together = min(recipe.evaluate.together or slots, len(found))
-    groups = [Group(f"{STAGE}-{key}", tuple(some), together) for key, some in found.items()]
+    groups = [Group(name, tuple(some), together) for name, some in found.items()]
     return sorted(groups, key=lambda group: -group.work)
+
+
+def _group_name(cell: Cell, apart: bool) -> str:
+    of_set = (cell.set.name, cell.set.ipc, cell.set.digest, cell.set.class_ids)
+    return f"{STAGE}-{storage.digest((cell.settings, cell.teacher, *of_set, cell.seed if apart else None))}"
+
+
+def _forget_states(target: Run, grid: Sequence[Cell], left: Sequence[Cell]) -> None:
+    """Deletes the states of finished students, which one that was killed after its last row has left."""
+    finished, going_on = (
+        {_group_name(cell, apart) for cell in some for apart in (True, False)} for some in (grid, left)
+    )
+    for name in trainers.with_states(target) & (finished - going_on):
+        storage.remove(target.path(trainers.CHECKPOINTS, name))
 
 
 def _curves(recipe: Recipe, target: Run, cell: Cell, work: Training) -> AbstractContextManager[Curves | None]:

@@ -232,6 +232,11 @@ def _loaded(file: Path, run: Run, name: str) -> dict[str, Any]:
         raise UserError(_begin_anew(run, name, first_line(error))) from error
 
 
+def with_states(run: Run) -> set[str]:
+    """The names of trainings that have left something to go on from."""
+    return set(storage.list_folders(run.path(CHECKPOINTS)))
+
+
 def drop_cut_states(run: Run, name: str) -> None:
     """Deletes the states of a training whose list was cut, as a kill may leave it: a short one then begins anew."""
     try:

@@ -208,7 +208,7 @@ def material(folder: Path, epochs: int) -> Grid:
             "protocols": ["rded", "hard"],
             "seeds": [0, 1],
             "epochs": epochs,
-            "checkpoint_minutes": 0.02,
+            "checkpoint_minutes": 0.01,
         },
     }
     recipe = Recipe.model_validate(values)
@@ -224,6 +224,7 @@ def disturb(grid: Grid, there: Cluster, kinds: list[str], chance: random.Random)
     driver = grid.start(there)
     for moment, kind in zip(sorted(chance.uniform(0.01, 0.95) for _ in kinds), kinds, strict=True):
         _wait(grid, driver, moment)
+        time.sleep(chance.uniform(0, 3))  # the random moment
         victim = _training(there, chance) if kind == "worker" else None
         known = grid.rows(), grid.states()  # before it, so that all of this must still be there
         if kind == "driver":
@@ -274,7 +275,8 @@ def check(grid: Grid, undisturbed: Grid) -> None:
     assert grid.table() == undisturbed.table()
     assert grid.quarantine() == undisturbed.quarantine()
     assert not grid.failures()
-    assert not list((grid.run_dir / "checkpoints").glob("evaluate-*"))
+    left = list((grid.run_dir / "checkpoints").glob("evaluate-*"))
+    assert not left, f"states of finished students are left: {left}"
     done = {(note.cell, note.done) for note in grid.notes()}
     assert done == {(key, number + 1) for key, cell in every.items() for number in range(cell.protocol.epochs)}
     for cut in grid.cuts():
@@ -337,7 +339,7 @@ def _fatal(grid: Grid, undisturbed: Grid, there: Cluster, chance: random.Random)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--epochs", type=int, default=400)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     nodes.PATIENCE = 3600  # so many kills take long

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.train import WorkerGroupError
+import torch
+import torch.distributed as dist
+from ray.exceptions import ActorDiedError
+from ray.train import ControllerError, Result, WorkerGroupError
 
 from ddps_ray.config import Recipe
 from ddps_ray.pipeline import cluster as product
@@ -20,14 +23,22 @@ QUICK = '{"health_check_initial_delay_ms": 1000, "health_check_period_ms": 500, 
 
 
 def _linger(folder: str) -> None:
-    """A training that keeps a state at once, and ends when it may."""
-    run = Run(f"{folder}/run")
-    state = trainers.saved_state(run, "lingering")
-    with Path(folder, "tries").open("a") as tries:
-        tries.write(f"{state}\n")
+    """A training of several workers that keeps a state at once, and ends when it may; each breaks with the others."""
+    state, rank = trainers.saved_state(Run(f"{folder}/run"), "lingering"), trainers.share().rank
+    if rank == 0:
+        with Path(folder, "tries").open("a") as tries:
+            tries.write(f"{state}\n")
     if state is None:
-        trainers.report({}, {"step": 1})
-    until(Path(folder, "go").exists, "leave to end")
+        trainers.report({}, None if rank else {"step": 1})
+        dist.barrier()
+    until(lambda: _together(Path(folder, "go").exists()), "leave to end")
+
+
+def _together(mine: bool) -> bool:
+    """Whether it is so for rank 0."""
+    asked = torch.tensor(mine)
+    dist.broadcast(asked, 0)
+    return bool(asked.item())
 
 
 def _drive(folder: str) -> None:
@@ -35,18 +46,18 @@ def _drive(folder: str) -> None:
     recipe = _recipe(folder)
     product.connect(recipe)
     trainers._FAILURES = 0
-    trainers.fit(_linger, {"folder": folder}, Run(recipe.run_dir), "lingering", 1, recipe)
+    trainers.fit(_linger, {"folder": folder}, Run(recipe.run_dir), "lingering", 2, recipe)
 
 
 def _recipe(folder: str) -> Recipe:
-    values: dict[str, Any] = {"data": {"root": "unused"}, "model": {"path": "quickstart"}}
+    values: dict[str, Any] = {"data": {"root": "unused"}, "model": {"path": "quickstart"}, "train_on_gpus": False}
     return Recipe.model_validate({"run_dir": f"{folder}/run", **values})
 
 
 def test_a_node_that_vanishes_is_no_failure_of_the_training(tmp_path: Path) -> None:
     log, tries = tmp_path / "log", tmp_path / "tries"
     program = f"from tests.faults import test_lost_nodes; test_lost_nodes._drive({str(tmp_path)!r})"
-    with cluster(1, "--num-cpus=0", f"--system-config={QUICK}") as there, log.open("wb") as said:
+    with cluster(2, "--num-cpus=0", f"--system-config={QUICK}", cpus=1) as there, log.open("wb") as said:
         environment = {**ENVIRONMENT, "RAY_ADDRESS": there.address}
         driver = subprocess.Popen(
             [sys.executable, "-c", program], env=environment, stdout=said, stderr=said, cwd=ROOT, start_new_session=True
@@ -75,3 +86,22 @@ def test_a_process_that_always_dies_ends_its_training(tmp_path: Path, monkeypatc
         trainers.fit(_die, {"tries": str(tries)}, Run(recipe.run_dir), "dying", 1, recipe)
     assert tries.read_text().splitlines() == ["once more"] * 2
     assert "worker process has died" in trainers.reason(caught.value, Run(recipe.run_dir))
+
+
+class _Starting(trainers.Trainer):
+    """A training whose worker dies a few times just before it begins, in Ray's words; it cannot be timed for real."""
+
+    def __init__(self, deaths: int) -> None:
+        self.deaths, self.tries = deaths, 0
+
+    def fit(self) -> Result:
+        self.tries += 1
+        if self.tries <= self.deaths:
+            raise ControllerError(ActorDiedError())
+        return Result(metrics=None, checkpoint=None, error=None, path="", return_value="done")
+
+
+def test_a_worker_that_dies_just_before_it_begins_is_begun_again() -> None:
+    assert trainers._fit(_Starting(deaths=3)).return_value == "done"
+    with pytest.raises(ControllerError):
+        trainers._fit(_Starting(deaths=4))

@@ -160,6 +160,17 @@ def test_second_run_trains_only_what_is_missing(evaluated: Recipe, capsys: pytes
     assert {file.name: file.stat().st_mtime_ns for file in folder.iterdir()} == after
 
 
+def test_states_of_finished_students_are_deleted_and_no_others(evaluated: Recipe, tmp_path: Path) -> None:
+    shutil.copytree(evaluated.run_dir, tmp_path / "run")
+    made = evaluated.model_copy(update={"run_dir": str(tmp_path / "run")})
+    finished = {evaluate._group_name(cell, apart) for cell in cells.of(made) for apart in (True, False)}
+    for name in {"evaluate-of-another-recipe", "score-0"} | finished:  # as a kill leaves them after the last row
+        (tmp_path / "run" / "checkpoints" / name / "checkpoint_2").mkdir(parents=True)
+    evaluate.run(made)
+    left = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert left == ["evaluate-of-another-recipe", "score-0"]
+
+
 def test_table_shows_mean_and_sample_deviation(evaluated: Recipe) -> None:
     lines = accuracy.table(Run(evaluated.run_dir))
     assert lines[0].split()[:4] == ["set", "ipc", "student", "accuracy"]
