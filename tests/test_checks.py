@@ -194,6 +194,24 @@ def test_a_split_without_some_classes_is_said(make: Make) -> None:
         checks.check(only)
 
 
+def test_a_set_of_another_program_is_checked_as_soon_as_there_is_an_index(make: Make, tmp_path: Path) -> None:
+    file = tmp_path / "a.pt"
+    foreign = {"size": 64, "students": [{"arch": "convnet3"}], "foreign": {"theirs": {"path": str(file)}}}
+    recipe = make(evaluate=foreign, teacher={"weights": "trained", "model": {"arch": "convnet3"}, "scope": "set"})
+    images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    torch.save((images, torch.tensor([0, 10])), file)
+    with pytest.raises(UserError, match=r"^evaluate\.foreign\.theirs: label 10 is out of range"):
+        checks.check(recipe)
+    torch.save((images, torch.tensor([0, 9])), file)
+    (doubt,) = checks.check(recipe)
+    assert doubt.startswith("evaluate.foreign.theirs: its labels are numbers, of 2 of the data set's 10 classes")
+    run = Run(recipe.run_dir)
+    kept = manifest.dataset(run).to_table().filter((pc.field("split") == "val") & (pc.field("class_id") != "ball"))
+    manifest.write(run, "val", kept)
+    with pytest.raises(UserError, match=r"^evaluate\.foreign\.theirs: split 'val' has no image of 1 of the 2 classes"):
+        checks.check(recipe)
+
+
 def test_without_a_validation_split_it_is_said_what_is_left_out(make: Make) -> None:
     (line,) = checks.check(make(data={"val": None}, evaluate={"students": [{"arch": "resnet999"}]}))
     assert line.startswith("data.val is null: no teacher is trained and no student tested")

@@ -120,7 +120,7 @@ def train_for(recipe: Recipe, name: str, class_ids: Sequence[str]) -> None:
 def train(recipe: Recipe, name: str, class_ids: list[str], stage: str) -> None:
     """What each worker does: trains, and on rank 0 keeps checkpoints, measures and saves."""
     target, cfg, size, called = Run(recipe.run_dir), recipe.all_teachers[name], recipe.evaluate.size, _called(name)
-    pictures = data.load_training(target, recipe.data.train, class_ids, size)
+    pictures = data.load_training(target, recipe.data.train, class_ids, size).on(trainers.device())
     share = trainers.share()
     with teachers.named(name):
         batch = min(cfg.batch, len(pictures))

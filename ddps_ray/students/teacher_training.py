@@ -87,7 +87,8 @@ def _epoch(
     for step, (images_NCHW, labels_N) in enumerate(pictures.batches(chunks)):
         for group in adam.param_groups:
             group["lr"] = cfg.lr * cosine(epoch + step / len(chunks), cfg.epochs)
-        loss = F.cross_entropy(model(transform(images_NCHW.to(device), draws)), labels_N.to(device))
+        seen_NCHW = transform(images_NCHW.to(device, non_blocking=True), draws)
+        loss = F.cross_entropy(model(seen_NCHW), labels_N.to(device, non_blocking=True))
         adam.zero_grad(set_to_none=True)
         loss.backward()
         adam.step()
