@@ -208,7 +208,7 @@ def test_a_set_of_another_program_is_checked_as_soon_as_there_is_an_index(make: 
     run = Run(recipe.run_dir)
     kept = manifest.dataset(run).to_table().filter((pc.field("split") == "val") & (pc.field("class_id") != "ball"))
     manifest.write(run, "val", kept)
-    with pytest.raises(UserError, match=r"^evaluate\.foreign\.theirs: split 'val' has no image of 1 of the 2 classes"):
+    with pytest.raises(UserError, match=r"^evaluate\.foreign\.theirs: split 'val' has no image of 1 of its 2 classes"):
         checks.check(recipe)
 
 
