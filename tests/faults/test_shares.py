@@ -92,5 +92,5 @@ def test_two_students_share_a_gpu(tmp_path: Path, scenes: Path) -> None:
         said = _drive("all_students", made.address, tmp_path / "evaluated")
         assert [(row["set_name"], row["seed"]) for row in evaluation.rows(recipe_of)] == [("chance", 0), ("chance", 1)]
     # Each result is the driver's own line: Ray takes those of workers that differ in numbers alone for repetitions.
-    results = [line for line in said if re.match(r"chance/ipc=12/convnet2-w4/rded, seed \d: \d+\.\d%", line)]
+    results = [line for line in said if re.match(r"evaluate/chance/ipc=12/convnet2-w4/rded, seed \d: \d+\.\d%", line)]
     assert sorted(line.partition(":")[0][-6:] for line in results) == ["seed 0", "seed 1"]
