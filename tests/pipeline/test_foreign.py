@@ -153,7 +153,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "not tested": (
         (images(2, 3, 8, 8), torch.tensor([0, 9])),
-        "split 'val' has no image of 1 of the 2 classes, 'strawberry' is one",
+        "split 'val' has no image of 1 of its 2 classes, 'strawberry' is one",
     ),
 }
 
