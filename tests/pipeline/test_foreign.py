@@ -173,4 +173,4 @@ def test_what_is_no_set_is_one_line_before_any_training(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("ddps: evaluate.foreign.theirs: ")
     assert said in line
-    assert not (tmp_path / "run" / "evaluation").exists()
+    assert not list((tmp_path / "run" / "evaluation").glob("*.parquet"))
