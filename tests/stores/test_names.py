@@ -55,7 +55,7 @@ def test_a_run_keeps_to_its_own_folders(where: str, tmp_path: Path, store: Store
     recipe = config.parse(_values(data, run_dir, tiny_sd), "test")
     every.run(recipe)
     run = Run(recipe.run_dir)
-    rows = list(storage.list_files(run.path("evaluation")))
+    rows = list(storage.list_files(run.path("evaluation"), recursive=False))
     filesystem, folder = storage.open_uri(run.uri)
     row = schemas.check(pq.ParquetFile(rows[0].path, filesystem=filesystem).read(), schemas.EVALUATION)
     assert (len(rows), row["images"].to_pylist()) == (1, [2])
@@ -70,7 +70,9 @@ def test_a_run_keeps_to_its_own_folders(where: str, tmp_path: Path, store: Store
     there = {file.path.removeprefix(f"{top}/").split("/")[0] for file in storage.list_files(tops[where])}
     assert there == {f"{name} {ODD}" for name in ("data?", "run", "packed")}
     every.run(recipe)  # everything is found again
-    assert [file.path for file in storage.list_files(run.path("evaluation"))] == [file.path for file in rows]
+    assert [file.path for file in storage.list_files(run.path("evaluation"), recursive=False)] == [
+        file.path for file in rows
+    ]
 
 
 def test_no_run_directory_has_a_question_mark_for_ray_would_not_see_its_files(tmp_path: Path) -> None:
