@@ -35,4 +35,4 @@ def test_imagenet_recipe_has_the_papers_settings() -> None:
     recipe = config.load(ROOT / "jobs" / "recipes" / "imagenet1k.yaml")
     assert (recipe.score.size, recipe.score.patch, recipe.score.timesteps) == (256, 224, (100, 700))
     assert (recipe.distill.clusters, recipe.distill.top_clusters, recipe.distill.mosaic_up_to) == (32, 10, 10)
-    assert (recipe.evaluate.epochs, recipe.evaluate.temperature, len(recipe.evaluate.seeds)) == (300, 20.0, 5)
+    assert (recipe.evaluate.epochs, recipe.evaluate.protocols, len(recipe.evaluate.seeds)) == (300, ("rded",), 5)

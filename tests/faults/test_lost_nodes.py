@@ -54,6 +54,7 @@ def _recipe(folder: str) -> Recipe:
     return Recipe.model_validate({"run_dir": f"{folder}/run", **values})
 
 
+@pytest.mark.slow
 def test_a_node_that_vanishes_is_no_failure_of_the_training(tmp_path: Path) -> None:
     log, tries = tmp_path / "log", tmp_path / "tries"
     program = f"from tests.faults import test_lost_nodes; test_lost_nodes._drive({str(tmp_path)!r})"
@@ -79,6 +80,7 @@ def _die(tries: str) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_a_process_that_always_dies_ends_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainers, "_FAILURES", 1)
     tries, recipe = tmp_path / "tries", _recipe(str(tmp_path))

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from ddps_ray import config
@@ -80,6 +81,7 @@ def _drive(what: str, address: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_two_students_share_a_gpu(tmp_path: Path, scenes: Path) -> None:
     with nodes.cluster(0) as made:
         made.add_worker(cpus=1)

@@ -110,6 +110,7 @@ def test_the_same_images_give_the_same_accuracy_in_each_format(scenes: Path, tmp
     assert min(found["ours"].values()) > 0.2, "ten classes: something was learnt, as in no other order of the images"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
 def test_a_teacher_of_a_sets_own_classes_is_trained_for_our_subsets_and_for_foreign_ones(
     scenes: Path, tmp_path: Path

@@ -98,6 +98,7 @@ def test_students_learn_from_them_without_the_teacher(stored: Recipe, tmp_path: 
     assert "images and labels" in accuracy.table(Run(stored.run_dir))[0]
 
 
+@pytest.mark.slow
 def test_the_result_is_that_of_a_training_with_the_teacher(stored: Recipe, scenes: Path, tmp_path: Path) -> None:
     asking = recipe(tmp_path / "run", labels=None, sets=["typical"], students=TWO[:1], foreign={})
     evaluation.prepare(tmp_path, scenes, asking)
@@ -114,6 +115,7 @@ def test_the_result_is_that_of_a_training_with_the_teacher(stored: Recipe, scene
     assert same["accuracy_teacher"] == pytest.approx(row["accuracy_teacher"], abs=one_image)
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_only_what_is_missing(
     stored: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -107,6 +107,7 @@ def test_what_a_training_does_not_depend_on_keeps_its_teacher(trained: Recipe) -
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.slow
 def test_named_teachers_are_trained_on_all_classes_or_on_those_of_each_set(
     scenes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ def _there(uri: str, folder: Path) -> Scalars:
 def test_what_was_kept_is_there_after_a_kill_and_once_when_the_training_has_gone_on(
     store: Store, tmp_path: Path
 ) -> None:
-    uri = store.uri("run/tensorboard/typical/ipc=1/seed=0")
+    uri = store.uri("curves/tensorboard/typical/ipc=1/seed=0")
     killed = Curves(uri, [])
     for point in POINTS[:4]:
         killed.add(point)

@@ -47,7 +47,7 @@ def _values(root: str, run_dir: str, model: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("where", ["path", "uri", "store"])
+@pytest.mark.parametrize("where", ["path", pytest.param("uri", marks=pytest.mark.slow), "store"])
 def test_a_run_keeps_to_its_own_folders(where: str, tmp_path: Path, store: Store, tiny_sd: Path) -> None:
     tops = {"path": str(tmp_path), "uri": tmp_path.as_uri(), "store": store.uri("names")}
     data, run_dir = (storage.join(tops[where], f"{name} {ODD}") for name in ("data?", "run"))

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from ddps_ray import manifest, schemas, storage
 from ddps_ray.errors import UserError
 from ddps_ray.storage import Run
-from ddps_ray.students import data, sets
+from ddps_ray.students import data, memory, sets
 from ddps_ray.students.data import Pictures
 from tests.students import inputs
 
@@ -122,7 +122,7 @@ def test_batches_come_from_the_gpu_where_the_images_fit(broken: pa.Table) -> Non
 
 def test_images_leave_a_step_its_room_on_the_gpu(broken: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = Pictures(broken, ["a", "b"], lambda image: image, 64)  # five of 3 × 64² bytes
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1_000_000, 2_000_000))
+    monkeypatch.setattr(memory, "free", lambda device: 1_000_000)
     ((images, _),) = pictures.on(torch.device("cuda"), needed=1_000_000 - 5 * 3 * 64**2).in_order(5)
     assert images.device.type == "cpu"
 

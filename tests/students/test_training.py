@@ -409,21 +409,6 @@ def test_a_running_mean_is_what_is_tested(colours: Pictures) -> None:
     torch.testing.assert_close(dict(work.tested.named_buffers()), dict(network.named_buffers()))
 
 
-def test_a_running_mean_begins_with_the_first_step_and_follows_weights_and_buffers(colours: Pictures) -> None:
-    kept: list[dict[str, Tensor]] = []
-
-    def keep(state: Callable[[], State], done: int, loss: float) -> None:
-        kept.append({name: value.clone() for name, value in state()["student"].items()})
-
-    work = trained(colours, protocol(4, batch=24, ema=0.75))
-    work.run(None, keep)
-    for name, found in work.tested.state_dict().items():
-        expected = kept[0][name]
-        for weights in kept[1:]:
-            expected = 0.75 * expected + 0.25 * weights[name] if expected.is_floating_point() else weights[name]
-        assert torch.allclose(found, expected), name
-
-
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9}, {"loss": "ce", "optimiser": "sgd"}])
 def test_a_training_that_was_cut_ends_as_an_unbroken_one(colours: Pictures, changes: dict[str, Any]) -> None:
     made = protocol(7, validations=(2, 5, 7), **changes)
