@@ -1,7 +1,6 @@
 """`ddps bench bookkeeping`: what a data set of ImageNet's size costs besides the diffusion model itself."""
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,9 @@ import yaml
 from PIL import Image
 
 from ddps_ray import config, manifest, schemas, score_rows, shards, storage
-from ddps_ray.bench.measure import Measured, measure
+from ddps_ray.bench.measure import Measured, folder_of, measure
 from ddps_ray.console import say
 from ddps_ray.diffusion import checkpoint as checkpoints
-from ddps_ray.errors import UserError, first_line
 from ddps_ray.inspection import verify
 from ddps_ray.storage import Run
 
@@ -34,12 +32,7 @@ def run(folder: str, images: int) -> None:
     Raises:
         UserError: The folder is there already, or cannot be made.
     """
-    place = Path(folder)
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out: {folder} cannot be made: {first_line(error)}") from error
-    try:
+    with folder_of(folder) as place:
         recipe = _recipe(place)
         _draw(place / "data", images)
         say(f"bench: {images} images of {min(_CLASSES, images)} classes in {place}")
@@ -49,8 +42,6 @@ def run(folder: str, images: int) -> None:
         _say(said, measure(["-m", "ddps_ray.pipeline.constant", str(recipe)]))
         _say("verify", measure(["-m", "ddps_ray.cli", "verify", str(place / "run")], (verify.SOUND,)))
         _say("status", measure(["-m", "ddps_ray.cli", "status", str(place / "run")]))
-    finally:
-        shutil.rmtree(place)
 
 
 def _recipe(place: Path) -> Path:

@@ -1,15 +1,38 @@
 """Time and peak memory of a command and of the processes that it begins."""
 
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
+from ddps_ray.errors import UserError, first_line
+
 _EVERY = 0.05
+
+
+@contextmanager
+def folder_of(out: str) -> Iterator[Path]:
+    """Makes the folder that a bench works in, and deletes it in the end.
+
+    Raises:
+        UserError: It is there already, or cannot be made.
+    """
+    place = Path(out)
+    try:
+        place.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} cannot be made: {first_line(error)}") from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 import io
 import os
 import resource
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +19,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ddps_ray.bench.measure import folder_of
 from ddps_ray.bench.plain import PlainLoop
 from ddps_ray.config import Evaluate, Network, Student
 from ddps_ray.console import say
-from ddps_ray.errors import UserError, first_line
+from ddps_ray.errors import UserError
 from ddps_ray.students import data, networks, protocols
 from ddps_ray.students.data import Pictures
 from ddps_ray.students.images import PLACE
@@ -105,20 +105,13 @@ def run(folder: str, students: Sequence[str] | None, rounds: int, steps: int, im
     """
     gpu = torch.cuda.is_available()
     pairs = [_parsed(each) for each in students or (_ON_GPU if gpu else _ON_CPU)]
-    place = Path(folder)
-    try:
-        place.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out: {folder} cannot be made: {first_line(error)}") from error
-    try:
+    with folder_of(folder) as place:
         where = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
         say(f"bench: {rounds} turns of {steps} steps for each loop, teacher {_TEACHER}, on {where}")
         for arch, size in pairs:
             for bfloat16 in (True, False) if gpu else (False,):
                 _report(Case(arch, size, bfloat16), rounds, steps)
         _keep(place, images)
-    finally:
-        shutil.rmtree(place)
 
 
 def compare(case: Case, rounds: int, steps: int) -> Compared:

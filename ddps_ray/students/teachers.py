@@ -285,16 +285,6 @@ def load(
     return (model if kept == list(range(len(known))) else HeadSlice(model, kept)).eval()
 
 
-def fetch(cfg: Teacher) -> None:
-    """Makes sure that published weights are on this machine; does nothing about other teachers.
-
-    Raises:
-        UserError: They cannot be had.
-    """
-    if cfg.weights == "published":
-        published.load(cfg.model.arch, published.SIZE)
-
-
 def outputs(
     cfg: Teacher, known: Sequence[str], class_ids: Sequence[str], wnids: Mapping[str, str] | None = None
 ) -> list[int]:
